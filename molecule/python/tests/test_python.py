@@ -1,0 +1,9 @@
+"""A virtual environment can be made and used."""
+
+from testinfra.host import Host
+
+
+def test_virtual_environment_works(host: Host) -> None:
+    host.check_output("rm -rf /tmp/venv && python3 -m venv /tmp/venv")
+    version = host.check_output("/tmp/venv/bin/python -c 'import sys; print(sys.version_info >= (3, 8))'")
+    assert version == "True"

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs the Docker engine where it is missing, starts it where it is not running (systemd or not),
+# and lets the calling user talk to it. Safe to run again.
+set -euo pipefail
+cd "$(dirname "$0")"
+# shellcheck source=sandbox/lib.sh
+. ./lib.sh
+
+pid_file=/var/run/docker.pid
+log_file=/var/log/dockerd.log
+
+engine_answers() { as_root docker info >/dev/null 2>&1; }
+
+start_engine() {
+    if [ -d /run/systemd/system ]; then
+        as_root systemctl enable --now docker.service
+        return
+    fi
+    # A daemon that was killed leaves its pid file behind; a new one refuses to start while that pid is taken.
+    if [ -e "$pid_file" ] && [ "$(cat "/proc/$(cat "$pid_file")/comm" 2>/dev/null)" != dockerd ]; then
+        as_root rm -f "$pid_file"
+    fi
+    as_root sh -c "nohup setsid dockerd >>$log_file 2>&1 </dev/null &"
+}
+
+if ! command -v dockerd >/dev/null && ! engine_answers; then
+    apt_install docker.io iptables
+fi
+if ! engine_answers; then
+    say 'Starting the Docker engine'
+    start_engine
+    for _ in $(seq 60); do
+        engine_answers && break
+        sleep 1
+    done
+    engine_answers || die "the Docker engine did not start within 60 s; look into $log_file or 'journalctl -u docker'"
+fi
+if ! docker info >/dev/null 2>&1; then
+    apt_install acl
+    as_root setfacl -m "u:$(id -un):rw" /var/run/docker.sock
+fi
