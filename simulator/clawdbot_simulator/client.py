@@ -1,0 +1,79 @@
+"""The control API as Python calls, for tests and for the commands of this package."""
+
+from typing import Any
+
+import requests
+
+from clawdbot_simulator.config import Config
+from clawdbot_simulator.faults import Fault, Kind
+from clawdbot_simulator.records import Record
+
+
+class ControlError(RuntimeError):
+    """The simulator cannot be reached or refused a control request."""
+
+
+class Control:
+    """Steers and questions a running simulator."""
+
+    def __init__(self, config: Config, url: str | None = None) -> None:
+        """``url`` is the simulator's address as seen from here, if it is not its public one."""
+        self.config = config
+        self.url = (url or config.public_url).rstrip("/")
+        self._session = requests.Session()
+        self._session.headers["Authorization"] = f"Bearer {config.control_token}"
+
+    def records(self, *, after: int = 0, wait: float = 0.0, **equal: str) -> list[Record]:
+        """Records newer than number ``after`` whose fields equal the given ones.
+
+        Fields: kind, platform, endpoint, conversation, answers, text. Waits up to ``wait`` seconds
+        for the first record to come.
+        """
+        query = {"after": after, "wait": wait, **equal}
+        found = self._call("GET", "/records", params=query, timeout=wait + 10).json()
+        return [Record(**record) for record in found]
+
+    def messages(self, **query: Any) -> list[Record]:
+        """What users got to read; see `records`."""
+        return self.records(kind="message", **query)
+
+    def last_seq(self) -> int:
+        """Number of the newest record; 0 when there is none."""
+        found = self.records()
+        return found[-1].seq if found else 0
+
+    def add_fault(self, endpoint: str, kind: Kind, **options: Any) -> Fault:
+        """Switch on a fault; options are the fields of `Fault`."""
+        fault = {"endpoint": endpoint, "kind": kind, **options}
+        return Fault(**self._call("POST", "/faults", json=fault).json())
+
+    def faults(self) -> list[Fault]:
+        return [Fault(**fault) for fault in self._call("GET", "/faults").json()]
+
+    def clear_faults(self) -> None:
+        self._call("DELETE", "/faults")
+
+    def set_model_answer(self, answer: str | None) -> None:
+        """What the model says from now on; None: it repeats the question."""
+        self._call("PUT", "/model", json={"answer": answer})
+
+    def upload(self, key: str, data: bytes) -> None:
+        """The bytes behind a download code or image key."""
+        self._call("PUT", f"/files/{key}", data=data)
+
+    def reset(self) -> None:
+        """Forget records, faults, tokens, delivered uuids, files and the model's answer."""
+        self._call("POST", "/reset")
+
+    def _call(self, method: str, path: str, **options: Any) -> requests.Response:
+        options.setdefault("timeout", 10)
+        try:
+            response = self._session.request(method, f"{self.url}/_sim{path}", **options)
+        except requests.RequestException as error:
+            raise ControlError(
+                f"no simulator answers at {self.url} ({type(error).__name__}); "
+                "start it with `python3 -m clawdbot_simulator serve` or give its address"
+            ) from error
+        if not response.ok:
+            raise ControlError(f"{method} {path}: HTTP {response.status_code}: {response.text}")
+        return response

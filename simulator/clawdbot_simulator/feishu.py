@@ -1,0 +1,188 @@
+"""Feishu's open platform (``/open-apis``), as far as a bot uses it."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from clawdbot_simulator import identity
+from clawdbot_simulator.faults import Fault
+from clawdbot_simulator.simulation import Refusal, Simulation, json_body, readable
+
+RECEIVE_ID_PREFIX = {
+    "open_id": "ou_",
+    "union_id": "on_",
+    "chat_id": "oc_",
+    "user_id": "",
+    "email": "",
+}
+MAX_CONTENT_BYTES = {"text": 150_000, "post": 30_000, "interactive": 30_000}
+MAX_UUID = 50
+UUID_LIFETIME = 3600  # seconds
+
+
+def refuse(code: int, msg: str, status: int = 400, **more: Any) -> Refusal:
+    return Refusal(status, {"code": code, "msg": msg, **more})
+
+
+def missing(field: str) -> Refusal:
+    return refuse(
+        99992402,
+        "field validation failed",
+        error={"field_violations": [{"field": field, "description": f"{field} is required"}]},
+    )
+
+
+def fault_answer(endpoint: str, fault: Fault) -> Refusal | None:
+    """How Feishu words the fault; None when it does not exist there."""
+    if fault.kind == "rate_limit":
+        return Refusal(
+            429,
+            {"code": 99991400, "msg": "request trigger frequency limit"},
+            {"x-ogw-ratelimit-reset": str(fault.retry_after)},
+        )
+    if fault.kind == "server_error":
+        return refuse(1500, "internal error", 500)
+    return None
+
+
+def blueprint(sim: Simulation) -> Blueprint:
+    app = sim.config.feishu
+    routes = Blueprint("feishu", __name__, url_prefix="/open-apis")
+
+    def require_token() -> None:
+        scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or not value:
+            raise refuse(99991661, "Missing access token for authorization")
+        if not sim.tokens["feishu"].valid(value):
+            raise refuse(99991663, "Invalid access token for authorization")
+
+    def chat_of(message_id: str) -> str:
+        chat = identity.feishu_chat_of(message_id)
+        if chat is None:
+            raise refuse(230001, "invalid request parameter, ext=invalid message_id")
+        return chat
+
+    def success(**data: Any) -> Response:
+        return jsonify(code=0, msg="success", data=data)
+
+    def deliver(endpoint: str, chat: Callable[[dict[str, Any]], str], answers: str) -> Response:
+        """Check and record a message; a ``uuid`` is delivered once an hour.
+
+        A repeated uuid gets the first answer again, as the platform's clients observe.
+        """
+        require_token()
+        body = json_body()
+        for field in ("msg_type", "content"):
+            if not isinstance(body.get(field), str):
+                raise missing(field)
+        conversation = chat(body)
+        kind, content, uuid = body["msg_type"], body["content"], body.get("uuid", "")
+        if not isinstance(uuid, str) or len(uuid) > MAX_UUID:
+            raise refuse(99992402, "field validation failed: uuid has at most 50 characters")
+        if kind not in MAX_CONTENT_BYTES:
+            raise refuse(230001, f"invalid request parameter, ext=msg_type {kind!r}")
+        if len(content.encode()) > MAX_CONTENT_BYTES[kind]:
+            raise refuse(230025, "the length of the message content reaches its limit")
+        try:
+            parsed = json.loads(content)
+        except ValueError:
+            parsed = None
+        text = readable(parsed) if isinstance(parsed, dict) else ""
+        if not text:
+            raise refuse(230001, "invalid request parameter, ext=content is not valid")
+        with sim.lock:
+            delivered_at, first = sim.delivered_uuids.get(uuid, (0.0, {}))
+            if uuid and time.time() - delivered_at < UUID_LIFETIME:
+                return success(**first)
+            stamp = str(identity.now_ms())
+            data = {
+                "message_id": identity.feishu_message(conversation),
+                "chat_id": conversation,
+                "msg_type": kind,
+                "create_time": stamp,
+                "update_time": stamp,
+                "deleted": False,
+                "updated": False,
+                "sender": {"id": app.app_id, "id_type": "app_id", "sender_type": "app"},
+                "body": {"content": content},
+            }
+            if answers:
+                data |= {"root_id": answers, "parent_id": answers}
+            if uuid:
+                sim.delivered_uuids[uuid] = (time.time(), data)
+            sim.records.add(
+                "message",
+                endpoint,
+                conversation=conversation,
+                answers=answers,
+                text=text,
+                msg_type=kind,
+                uuid=uuid,
+            )
+        return success(**data)
+
+    @routes.post("/auth/v3/tenant_access_token/internal")
+    def token() -> Response:
+        body = json_body()
+        if (body.get("app_id"), body.get("app_secret")) != (app.app_id, app.app_secret):
+            raise refuse(10015, "app secret invalid", 200)
+        value, expire = sim.tokens["feishu"].issue()
+        sim.records.add("token", "feishu.token")
+        return jsonify(code=0, msg="ok", tenant_access_token=value, expire=expire)
+
+    @routes.post("/im/v1/messages/<message_id>/reply")
+    def reply(message_id: str) -> Response:
+        return deliver("feishu.reply", lambda _: chat_of(message_id), answers=message_id)
+
+    @routes.post("/im/v1/messages")
+    def send() -> Response:
+        def chat(body: dict[str, Any]) -> str:
+            kind = request.args.get("receive_id_type")
+            if kind is None:
+                raise missing("receive_id_type")
+            receiver = body.get("receive_id")
+            if not isinstance(receiver, str) or not receiver:
+                raise missing("receive_id")
+            prefix = RECEIVE_ID_PREFIX.get(kind)
+            if prefix is None or not receiver.startswith(prefix):
+                raise refuse(230001, "invalid request parameter, ext=invalid receive_id")
+            return receiver if kind == "chat_id" else identity.feishu_single(receiver)
+
+        return deliver("feishu.send", chat, answers="")
+
+    @routes.get("/im/v1/messages/<message_id>/resources/<file_key>")
+    def resource(message_id: str, file_key: str) -> Response:
+        require_token()
+        chat = chat_of(message_id)
+        if request.args.get("type") not in ("image", "file"):
+            raise missing("type")
+        sim.records.add("download", "feishu.resource", conversation=chat, key=file_key)
+        return Response(sim.file(file_key), mimetype="image/png")
+
+    @routes.get("/bot/v3/info")
+    def bot_info() -> Response:
+        require_token()
+        sim.records.add("lookup", "feishu.bot_info")
+        bot = {
+            "activate_status": 2,
+            "app_name": "clawdbot",
+            "avatar_url": "",
+            "ip_white_list": [],
+            "open_id": identity.feishu_bot(sim.config),
+        }
+        return jsonify(code=0, msg="ok", bot=bot)
+
+    @routes.get("/contact/v3/users/<user_id>")
+    def user(user_id: str) -> Response:
+        require_token()
+        kind = request.args.get("user_id_type", "open_id")
+        if not user_id.startswith(RECEIVE_ID_PREFIX.get(kind, "ou_")):
+            raise refuse(41050, "no user authority error")
+        sim.records.add("lookup", "feishu.user", user=user_id)
+        name = identity.name_of(user_id)
+        return success(user={"name": name, "en_name": name, "open_id": user_id, "user_id": user_id})
+
+    return routes

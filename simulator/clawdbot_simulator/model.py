@@ -1,0 +1,114 @@
+"""An OpenAI-compatible model that repeats what it is asked, or says what it is told to say."""
+
+import base64
+import secrets
+import time
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from clawdbot_simulator.faults import Fault
+from clawdbot_simulator.simulation import Refusal, Simulation, json_body
+
+MODELS = ("sim-chat", "sim-vision")
+
+
+def refuse(status: int, code: str, message: str, kind: str = "invalid_request_error") -> Refusal:
+    return Refusal(
+        status, {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    )
+
+
+def fault_answer(endpoint: str, fault: Fault) -> Refusal | None:
+    """How an OpenAI-compatible service words the fault; None when it does not exist there."""
+    if fault.kind == "rate_limit":
+        refusal = refuse(429, "rate_limit_exceeded", "Rate limit reached", "requests")
+        refusal.headers["Retry-After"] = str(fault.retry_after)
+        return refusal
+    if fault.kind == "server_error":
+        return refuse(500, "server_error", "The server had an error", "server_error")
+    if fault.kind == "expired_token":
+        return refuse(401, "invalid_api_key", "Incorrect API key provided")
+    return None
+
+
+def blueprint(sim: Simulation) -> Blueprint:
+    routes = Blueprint("model", __name__, url_prefix="/v1")
+
+    def require_key() -> None:
+        if request.headers.get("Authorization") != f"Bearer {sim.config.model.api_key}":
+            raise refuse(401, "invalid_api_key", "Incorrect API key provided")
+
+    @routes.get("/models")
+    def models() -> Response:
+        require_key()
+        return jsonify(
+            object="list",
+            data=[{"id": name, "object": "model", "owned_by": "simulator"} for name in MODELS],
+        )
+
+    @routes.post("/chat/completions")
+    def chat() -> Response:
+        require_key()
+        body = json_body()
+        name, messages = body.get("model"), body.get("messages")
+        if name not in MODELS:
+            raise refuse(404, "model_not_found", f"The model {name!r} does not exist")
+        if not isinstance(messages, list) or not messages:
+            raise refuse(400, "invalid_messages", "'messages' must be a non-empty array")
+        if body.get("stream"):
+            raise refuse(400, "unsupported", "The simulator does not stream")
+        question, images = _read(messages[-1])
+        if images and name != "sim-vision":
+            raise refuse(400, "invalid_image", f"{name} does not support image input")
+        text = sim.model_answer
+        if text is None:
+            text = f"echo: {question}" + (f" [{images} image(s)]" if images else "")
+        sim.records.add(
+            "model", "model.chat", text=question, model=name, images=images, messages=messages
+        )
+        asked, said = len(str(messages)) // 4, len(text) // 4
+        return jsonify(
+            id="chatcmpl-" + secrets.token_hex(12),
+            object="chat.completion",
+            created=int(time.time()),
+            model=name,
+            choices=[
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text},
+                    "finish_reason": "stop",
+                }
+            ],
+            usage={
+                "prompt_tokens": asked,
+                "completion_tokens": said,
+                "total_tokens": asked + said,
+            },
+        )
+
+    return routes
+
+
+def _read(message: Any) -> tuple[str, int]:
+    """Text and number of images of a chat message; images must be base64 data URLs."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, str):
+        return content, 0
+    if not isinstance(content, list):
+        raise refuse(400, "invalid_content", "'content' must be a string or an array of parts")
+    text, images = [], 0
+    for part in content:
+        if part.get("type") == "text":
+            text.append(str(part.get("text", "")))
+        else:
+            url = str(part.get("image_url", {}).get("url", ""))
+            head, _, data = url.partition(";base64,")
+            try:
+                readable = head.startswith("data:image/") and base64.b64decode(data, validate=True)
+            except ValueError:
+                readable = False
+            if not readable:
+                raise refuse(400, "invalid_image_url", "expected a base64 data URL of an image")
+            images += 1
+    return "\n".join(text), images
