@@ -1,0 +1,83 @@
+"""Filters that turn the inventory into addresses and firewall rules.
+
+They read inventory variables only, never facts, so that ``--limit`` and unreachable hosts change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+HostVars = Mapping[str, Mapping[str, Any]]
+
+#: The groups whose hosts make up an installation.
+SITE_GROUPS = ("loadbalancer", "clawdbot", "redis", "monitoring")
+
+
+def address(host: str, hostvars: HostVars) -> str:
+    """Address under which the other hosts reach ``host``: site_address, else ansible_host, else its name."""
+    variables = hostvars[host]
+    return str(variables.get("site_address") or variables.get("ansible_host") or host)
+
+
+def site_addresses(hosts: Iterable[str], hostvars: HostVars) -> list[str]:
+    """Addresses of ``hosts`` in their order, each once."""
+    return list(dict.fromkeys(address(host, hostvars) for host in hosts))
+
+
+def site_hosts(groups: Mapping[str, list[str]]) -> list[str]:
+    """Names of all hosts of the installation, each once; hosts outside the four groups are not part of it."""
+    return list(dict.fromkeys(host for group in SITE_GROUPS for host in groups.get(group, [])))
+
+
+def site_firewall(
+    services: Iterable[Mapping[str, Any]],
+    host: str,
+    groups: Mapping[str, list[str]],
+    hostvars: HostVars,
+) -> list[dict[str, Any]]:
+    """Rules for the firewall of ``host``.
+
+    Args:
+        services: rows of ``site_services``: name, port, ``on`` (group that offers it, or ``site`` for
+            every host) and ``to`` (groups that may use it, or ``any``).
+        host: inventory name of the host that is being configured.
+        groups: Ansible's ``groups``.
+        hostvars: Ansible's ``hostvars``.
+
+    Returns:
+        Entries in the shape of ``firewall_services``: name, protocol, ports and sources.
+    """
+    rules = []
+    for service in services:
+        if service["on"] != "site" and host not in groups.get(service["on"], []):
+            continue
+        users = service["to"]
+        if users == "any":
+            sources = ["any"]
+        else:
+            sources = site_addresses(
+                (user for group in users for user in groups.get(group, [])), hostvars
+            )
+        if sources:
+            rules.append(
+                {
+                    "name": service["name"],
+                    "protocol": "tcp",
+                    "ports": [int(service["port"])],
+                    "sources": sources,
+                }
+            )
+    return rules
+
+
+class FilterModule:
+    """Entry point for Ansible."""
+
+    def filters(self) -> dict[str, Any]:
+        """Names of the filters."""
+        return {
+            "site_addresses": site_addresses,
+            "site_hosts": site_hosts,
+            "site_firewall": site_firewall,
+        }

@@ -1,0 +1,93 @@
+#!/usr/bin/python
+"""Ansible module that packs the application into one reproducible archive."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import tarfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: clawdbot_archive
+short_description: Packs the application into one reproducible archive
+description:
+  - Runs on the controller. The same files give the same bytes, so the release name is made of the
+    application's version and the archive's SHA-256.
+  - All members are below a folder named after the release. The file C(.complete) is the last one; a release
+    without it was not unpacked to the end.
+options:
+  source: {description: Folder of the application., type: path, required: true}
+  dest: {description: Folder for the archives., type: path, required: true}
+  exclude: {description: Patterns of paths (relative to O(source)) to leave out., type: list, elements: str, default: []}
+author: [clawdbot-ops]
+"""
+
+RETURN = r"""
+version: {description: Name of the release such as C(1.0.0-3f9d0c2a81b4)., type: str, returned: always}
+path: {description: Path of the archive., type: str, returned: always}
+requirements: {description: First 12 hexadecimal digits of the SHA-256 of requirements.txt., type: str, returned: always}
+"""
+
+
+def members(source: Path, exclude: list[str]) -> list[Path]:
+    """Files of the application, sorted; a pattern that matches a folder leaves out all that is in it."""
+    found = []
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source)
+        lineage = [name, *name.parents][:-1]
+        if path.is_file() and not any(fnmatch(str(part), pattern) for part in lineage for pattern in exclude):
+            found.append(path)
+    return found
+
+
+def pack(source: Path, files: list[Path], folder: str) -> bytes:
+    """The archive: sorted members below ``folder``, owned by root, without times."""
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path in files:
+            member = tarfile.TarInfo(f"{folder}/{path.relative_to(source)}")
+            member.size = path.stat().st_size
+            member.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            with path.open("rb") as content:
+                archive.addfile(member, content)
+        archive.addfile(tarfile.TarInfo(f"{folder}/.complete"))
+    return gzip.compress(tar.getvalue(), mtime=0)
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "source": {"type": "path", "required": True},
+            "dest": {"type": "path", "required": True},
+            "exclude": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    source = Path(module.params["source"])
+    files = members(source, module.params["exclude"])
+    if source / "app.py" not in files:
+        module.fail_json(msg=f"{source} holds no app.py: clawdbot_source must name the folder of the application")
+    digest = hashlib.sha256(pack(source, files, "")).hexdigest()
+    found = re.search(r'__version__ = "([^"]+)"', (source / "clawdbot" / "__init__.py").read_text("utf-8"))
+    version = f"{found[1] if found else '0'}-{digest[:12]}"
+    archive = Path(module.params["dest"]) / f"clawdbot-{version}.tar.gz"
+    changed = not archive.exists()
+    if changed:
+        # In check mode too: nothing but a cache on the controller is written, and the nodes' preview needs the name.
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        partial = archive.with_suffix(".partial")
+        partial.write_bytes(pack(source, files, version))
+        partial.replace(archive)
+    requirements = hashlib.sha256((source / "requirements.txt").read_bytes()).hexdigest()[:12]
+    module.exit_json(changed=changed, version=version, path=str(archive), requirements=requirements)
+
+
+if __name__ == "__main__":
+    main()
