@@ -1,0 +1,329 @@
+"""Checks an inventory without touching a host and reports everything that is wrong at once.
+
+What is checked: groups and addresses, secrets that are missing or still placeholders, variables that look like
+ours but are not, and the type of every value, as the roles' argument specs say. Each finding names the file and
+the key, so that it can be mended without a search.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+from ansible.template import Templar
+
+#: Groups of an installation, and whether it can do without them.
+GROUPS = {"clawdbot": True, "redis": True, "loadbalancer": False, "monitoring": False}
+
+#: Roles whose required variables have to come from the inventory, and the group they concern ("" = every host).
+#: The other roles get their required variables from the plays.
+REQUIRED_OF = {"site": ""}
+
+PLACEHOLDER = re.compile(
+    r"""your[-_ ].* | change[-_ ]?me.* | replace[-_ ]?me.* | fill[-_ ]?me.* | todo | secret | password | <.*> | x{3,} |
+        generated[ ]or[ ]given | 32[ ]random[ ]characters""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+#: Secrets that come together: with the first one set, the others are needed, too.
+TOGETHER = (
+    (
+        "clawdbot_dingtalk_app_key",
+        ("clawdbot_dingtalk_app_secret", "clawdbot_dingtalk_aes_key", "clawdbot_dingtalk_token"),
+    ),
+    (
+        "clawdbot_feishu_app_id",
+        ("clawdbot_feishu_app_secret", "clawdbot_feishu_encryption_key", "clawdbot_feishu_verification_token"),
+    ),
+)
+
+#: Model presets that work without a key.
+KEYLESS_MODELS = {"echo", "ollama", "vllm"}
+AES_KEY_LENGTH = 43
+PASSWORD_LENGTH = 16
+
+#: Folder of the roles, whose argument specs say what is right.
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """One thing to mend: where it stands (file:line, or where it should be written), which key, what to do."""
+
+    place: str
+    key: str
+    cure: str
+
+    def __str__(self) -> str:
+        """The finding as a line for people."""
+        return f"{self.place}: {self.key}: {self.cure}"
+
+
+class Sources:
+    """The inventory's files, to say where a key was written."""
+
+    def __init__(self, sources: Iterable[str]) -> None:
+        """Index the YAML files of ``sources`` (files or folders, as Ansible got them)."""
+        self.roots = [Path(source) for source in sources]
+        self._lines: dict[str, list[tuple[str, str]]] = {}
+        for root in self.roots:
+            folder = root if root.is_dir() else root.parent
+            files = {root} if root.is_file() else set(folder.glob("*.y*ml"))
+            for kind in ("group_vars", "host_vars"):
+                files |= set((folder / kind).rglob("*.y*ml"))
+            for file in sorted(files):
+                self._index(file)
+
+    def _index(self, file: Path) -> None:
+        try:
+            tree = yaml.compose(file.read_text("utf-8"), Loader=yaml.SafeLoader)
+        except (yaml.YAMLError, UnicodeDecodeError):
+            return  # not ours to judge: encrypted with Ansible Vault, or Ansible itself has complained
+        self._walk(tree, file, "")
+
+    def _walk(self, node: yaml.Node | None, file: Path, owner: str) -> None:
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                self._walk(item, file, owner)
+        if not isinstance(node, yaml.MappingNode):
+            return
+        for key, value in node.value:
+            name = str(key.value)
+            self._lines.setdefault(name, []).append((f"{relative(file)}:{key.start_mark.line + 1}", owner))
+            self._walk(value, file, name)
+
+    def where(self, key: str, host: str | None = None) -> str:
+        """Place of ``key``, the one below ``host`` or in its own file first."""
+        places = self._lines.get(key, [])
+        for place, owner in places:
+            if host is not None and (owner == host or f"host_vars/{host}" in place):
+                return place
+        return places[0][0] if places else "-e or an encrypted file"
+
+    def home(self) -> str:
+        """File in which a missing secret is best written."""
+        root = self.roots[0] if self.roots else Path("inventory")
+        folder = root if root.is_dir() else root.parent
+        return str(relative(folder) / "group_vars" / "all" / "secrets.yml")
+
+
+def relative(path: Path) -> Path:
+    """``path`` as people type it."""
+    try:
+        return path.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+def load_specs(roles: Path) -> dict[str, Spec]:
+    """Options of each role below ``roles``, as its ``meta/argument_specs.yml`` declares them."""
+    specs = {}
+    for file in sorted(roles.glob("*/meta/argument_specs.yml")):
+        entry_points = yaml.safe_load(file.read_text("utf-8"))["argument_specs"]
+        specs[file.parts[-3]] = {
+            name: option for entry in entry_points.values() for name, option in entry.get("options", {}).items()
+        }
+    return specs
+
+
+def leaves(value: object) -> Iterator[str]:
+    """All texts in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from leaves(item)
+
+
+class Preflight:
+    """The checks. ``hosts`` maps each host of the installation to its inventory variables, templated."""
+
+    def __init__(
+        self,
+        groups: Mapping[str, list[str]],
+        hosts: Mapping[str, Mapping[str, Any]],
+        specs: Mapping[str, Spec],
+        sources: Sources,
+    ) -> None:
+        """Take what is checked."""
+        self.groups = groups
+        self.hosts = hosts
+        self.specs = specs
+        self.sources = sources
+        self.findings: set[Finding] = set()
+        self.options = {name: option for spec in specs.values() for name, option in spec.items()}
+
+    def run(self) -> list[Finding]:
+        """All findings, sorted by place."""
+        self.check_groups()
+        self.check_addresses()
+        for host, variables in self.hosts.items():
+            self.check_names(host, variables)
+            self.check_values(host, variables)
+            self.check_required(host, variables)
+        for host in self.groups.get("clawdbot", []):
+            self.check_bot(host, self.hosts[host])
+        return sorted(self.findings)
+
+    def add(self, key: str, cure: str, host: str | None = None, place: str | None = None) -> None:
+        """Note a finding at the place of ``key``."""
+        self.findings.add(Finding(place or self.sources.where(key, host), key, cure))
+
+    def missing(self, key: str, cure: str) -> None:
+        """Note a variable that is not there at all."""
+        self.findings.add(Finding(self.sources.home(), key, cure))
+
+    def check_groups(self) -> None:
+        """Every group that is there has hosts, and those that are needed are there."""
+        inventory = str(relative(self.sources.roots[0])) if self.sources.roots else "inventory"
+        for group, needed in GROUPS.items():
+            if group not in self.groups:
+                if needed:
+                    self.add(group, "the group is missing; add it with at least one host", place=inventory)
+            elif not self.groups[group]:
+                hint = "add a host" if needed else "add a host, or remove the group to do without it"
+                self.add(group, f"the group is empty; {hint}")
+
+    def check_addresses(self) -> None:
+        """Addresses are IP addresses (firewall and balancer need them), and no two hosts share one."""
+        owners: dict[str, str] = {}
+        for host, variables in self.hosts.items():
+            key = next((name for name in ("site_address", "ansible_host") if variables.get(name)), host)
+            value = str(variables.get(key) or host)
+            try:
+                address = str(ipaddress.ip_address(value))
+            except ValueError:
+                self.add(
+                    key,
+                    f"{host}: {value!r} is not an IP address; set ansible_host, or site_address beside a name",
+                    host,
+                )
+                continue
+            if owners.setdefault(address, host) != host:
+                self.add(key, f"{host} and {owners[address]} have the same address {address}; give each its own", host)
+
+    def check_names(self, host: str, variables: Mapping[str, Any]) -> None:
+        """A variable with the prefix of one of our roles is one that the role knows."""
+        for name in variables:
+            if name in self.options or name.partition("_")[0] not in self.specs:
+                continue
+            near = difflib.get_close_matches(name, self.options, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see the role's README for those there are"
+            self.add(name, f"no role knows this variable; {hint}", host)
+
+    def check_values(self, host: str, variables: Mapping[str, Any]) -> None:
+        """Every value fits its spec and holds no placeholder."""
+        for name, value in variables.items():
+            option = self.options.get(name)
+            if option is None:
+                continue
+            if isinstance(value, Undefined):
+                self.add(name, str(value), host)
+                continue
+            for text in leaves(value):
+                if PLACEHOLDER.fullmatch(text.strip()):
+                    self.add(name, f"still holds the placeholder {text.strip()!r}; write the real value", host)
+            checked = {**option, "required": False}
+            errors = ArgumentSpecValidator({name: checked}).validate({name: value}).error_messages
+            for error in errors:
+                secret = option.get("no_log", False)
+                self.add(name, "has the wrong type or value" if secret else error.removesuffix("."), host)
+
+    def check_required(self, host: str, variables: Mapping[str, Any]) -> None:
+        """What the inventory has to bring is there."""
+        for role, group in REQUIRED_OF.items():
+            if group and host not in self.groups.get(group, []):
+                continue
+            for name, option in self.specs.get(role, {}).items():
+                if option.get("required") and not variables.get(name):
+                    self.missing(name, f"is missing; {option['description']}")
+        password = variables.get("site_redis_password")
+        if isinstance(password, str) and 0 < len(password) < PASSWORD_LENGTH:
+            self.add(
+                "site_redis_password", f"is shorter than {PASSWORD_LENGTH} characters; try: openssl rand -hex 24", host
+            )
+
+    def check_bot(self, host: str, variables: Mapping[str, Any]) -> None:
+        """The bot has a model and at least one platform, each with all that belongs to it."""
+        model = variables.get("clawdbot_model_type", "echo")
+        if model not in KEYLESS_MODELS and not variables.get("clawdbot_model_api_key"):
+            self.missing(
+                "clawdbot_model_api_key",
+                f"is missing; model {model!r} needs the key from its provider (clawdbot_model_type: echo needs none)",
+            )
+        if not any(variables.get(first) for first, _ in TOGETHER):
+            self.missing(
+                " or ".join(first for first, _ in TOGETHER),
+                "is missing; set at least one platform's credentials, the bot has nobody to talk to",
+            )
+        for first, others in TOGETHER:
+            for name in others if variables.get(first) else ():
+                if not variables.get(name):
+                    self.missing(name, f"is missing; {first} is set and needs it")
+        key = variables.get("clawdbot_dingtalk_aes_key")
+        if isinstance(key, str) and key and len(key) != AES_KEY_LENGTH:
+            self.add(
+                "clawdbot_dingtalk_aes_key", f"has {len(key)} characters, DingTalk's have {AES_KEY_LENGTH}", host
+            )
+        for name, option in self.options.items():
+            value = variables.get(name)
+            if option.get("no_log") and isinstance(value, str) and re.search(r"['\\\n]", value):
+                self.add(name, "holds a quote, a backslash or a line break, which an environment file cannot", host)
+
+
+class Undefined(str):
+    """Stands for a value that could not be templated; its text says why."""
+
+    __slots__ = ()
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
+    """``site_preflight:`` takes no arguments; it fails with one message that lists everything."""
+
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Check the inventory of this run."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        self.validate_argument_spec({})
+        specs = load_specs(ROLES)
+        groups = {group: list(variables["groups"].get(group, [])) for group in GROUPS if group in variables["groups"]}
+        names = dict.fromkeys(host for members in groups.values() for host in members)
+        hosts = {host: self._inventory_variables(host, variables["hostvars"], specs) for host in names}
+        sources = Sources(variables["ansible_inventory_sources"])
+        findings = Preflight(groups, hosts, specs, sources).run()
+        result["changed"] = False
+        if findings:
+            result["failed"] = True
+            result["msg"] = "\n".join(
+                [f"{len(findings)} thing(s) to mend; no host was touched:", *(f"  - {finding}" for finding in findings)]
+            )
+        return result
+
+    def _inventory_variables(self, host: str, hostvars: Any, specs: Mapping[str, Spec]) -> dict[str, Any]:
+        """Variables that have one of our prefixes or concern addresses, templated one by one."""
+        raw = hostvars.raw_get(host)
+        templar = Templar(loader=self._loader, variables={**raw, "hostvars": hostvars})
+        found: dict[str, Any] = {}
+        for name, value in raw.items():
+            if name != "ansible_host" and name.partition("_")[0] not in specs:
+                continue
+            try:
+                found[name] = templar.template(value)
+            except Exception as error:  # whatever a template may raise is the operator's to mend
+                found[name] = Undefined(f"cannot be worked out: {str(error).splitlines()[0]}")
+        return found
