@@ -1,0 +1,251 @@
+"""What happens to one message: who may ask, commands, pictures, the model, and the answer's parts."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import redis
+
+from clawdbot import images, text
+from clawdbot.cache import Answer, Cache
+from clawdbot.config import Settings
+from clawdbot.engine.queue import Queue
+from clawdbot.errors import Final, Retry
+from clawdbot.limits import Limiter, Rate
+from clawdbot.message import Message
+from clawdbot.models.client import Model, Question
+from clawdbot.platforms.base import APOLOGY_PART, Platform
+
+log = logging.getLogger(__name__)
+
+HELP = """I answer what you write; pictures are welcome if the model can see.
+/reset - forget our conversation
+/status - which model answers, how much is waiting
+/help - this text"""
+RESET = "Forgotten. We start afresh."
+NOT_ALLOWED = "You are not on the list of people who may use this bot. Please ask the person who runs it."
+SLOW_DOWN = "That is a lot at once. Please wait a minute before you write again."
+UNSUPPORTED = "I can read text and pictures, but not this kind of message ({kind})."
+NO_VISION = "The model behind me cannot see pictures. Please describe it in words."
+NOTHING = "I received an empty message. What would you like to know?"
+GAVE_UP = "Sorry, I could not answer your last message. Please try again later."
+MOST_PICTURES = 4
+LONGEST_QUESTION = 20_000
+SYSTEM = "You are a helpful assistant in a company's chat. Answer in the language of the user."
+# How long a worker insists on writing down that a part went out, should Redis be away just then.
+INSIST_SECONDS = 60.0
+INSIST_PAUSE = 0.1
+
+
+class Chat:
+    """Decides on an answer and delivers it; both can be repeated after a crash without the user noticing."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        platforms: Mapping[str, Platform],
+        model: Model,
+        cache: Cache,
+        limiter: Limiter,
+        queue: Queue,
+    ) -> None:
+        """Put the parts together."""
+        self._settings = settings
+        self._platforms = platforms
+        self._model = model
+        self._cache = cache
+        self._limiter = limiter
+        self._queue = queue
+        self._access = {
+            config_name: config.access
+            for config_name, config in (
+                ("dingtalk", settings.dingtalk),
+                ("feishu", settings.feishu),
+            )
+            if config
+        }
+
+    def handle(self, message: Message, still_ours: Callable[[], None]) -> Answer:
+        """Answer ``message``.
+
+        Args:
+            message: the user's message.
+            still_ours: raises `LeaseLost` if another worker took over.
+
+        Raises:
+            Retry: try again later.
+            Final: give up.
+        """
+        platform = self._platform(message)
+        answer = self._cache.answer(message)
+        if answer is None:
+            answer = self._decide(platform, message)
+            self._cache.keep_answer(message, answer)
+        if answer.text:
+            for number, part in enumerate(text.split(answer.text, platform.part_bytes)):
+                self._deliver(platform, message, str(number), part, still_ours)
+        return answer
+
+    def apologise(self, message: Message, words: str, still_ours: Callable[[], None]) -> None:
+        """Tell the user that there will be no answer."""
+        self._deliver(self._platform(message), message, APOLOGY_PART, words or GAVE_UP, still_ours)
+
+    def session_after(self, message: Message, answer: Answer) -> str | None:
+        """Return the conversation's new state for `Queue.done`."""
+        if answer.forget:
+            return ""
+        if answer.turn is None or not self._cache.enabled:
+            return None
+        return self._cache.dump_session([*self._cache.session(message), answer.turn], self._history_tokens)
+
+    @property
+    def _history_tokens(self) -> int:
+        return self._settings.model.preset.history_tokens if self._settings.model else 0
+
+    def _platform(self, message: Message) -> Platform:
+        try:
+            return self._platforms[message.platform]
+        except KeyError:
+            raise Retry(f"{message.platform} is switched off; mend its configuration") from None
+
+    # Deciding
+
+    def _decide(self, platform: Platform, message: Message) -> Answer:
+        if not platform.addressed(message):
+            return Answer("", "ignored")
+        access = self._access[message.platform]
+        if access.conversations and message.conversation not in access.conversations:
+            return Answer("", "ignored")
+        if access.users and message.sender not in access.users:
+            return Answer(NOT_ALLOWED, "apologised")
+        most = self._settings.user_messages_per_minute
+        if self._limiter.take(f"user:{message.platform}:{message.sender}", Rate(most / 60, most)):
+            return Answer(SLOW_DOWN, "apologised")
+        return self._command(platform, message) or self._ask(platform, message)
+
+    def _command(self, platform: Platform, message: Message) -> Answer | None:
+        command = message.text.lower()
+        if command == "/help":
+            return Answer(HELP)
+        if command == "/reset":
+            return Answer(RESET, forget=True)
+        if command == "/status":
+            return Answer(self._status(platform, message))
+        return None
+
+    def _status(self, platform: Platform, message: Message) -> str:
+        model, depth = self._settings.model, self._queue.depth()
+        lines = [
+            f"model: {model.name} ({model.model})" if model else "model: none",
+            f"turns remembered: {len(self._cache.session(message))}",
+            f"messages waiting: {depth.messages}",
+        ]
+        if name := platform.user_name(message):
+            lines.insert(0, f"you: {name}")
+        return "\n".join(lines)
+
+    def _ask(self, platform: Platform, message: Message) -> Answer:
+        if message.unsupported:
+            return Answer(UNSUPPORTED.format(kind=message.unsupported), "apologised")
+        if not message.text and not message.images:
+            return Answer(NOTHING, "apologised")
+        model = self._settings.model
+        if message.images and not (model and model.preset.vision):
+            return Answer(NO_VISION, "apologised")
+        try:
+            question = self._question(platform, message)
+            return self._cached_answer(message, question)
+        except Final as error:
+            if not error.apology:
+                raise
+            log.warning("no answer", extra={"fields": {"message_key": message.key, "reason": str(error)}})
+            return Answer(error.apology, "apologised")
+
+    def _question(self, platform: Platform, message: Message) -> Question:
+        name = platform.user_name(message)
+        return Question(
+            key=message.key,
+            system=f"{SYSTEM} You are talking to {name}." if name else SYSTEM,
+            history=self._cache.session(message),
+            text=message.text[:LONGEST_QUESTION],
+            pictures=[images.prepare(platform.download(message, image)) for image in message.images[:MOST_PICTURES]],
+        )
+
+    def _cached_answer(self, message: Message, question: Question) -> Answer:
+        """Ask the model, unless the same user asked the same in the same situation within the cache's time."""
+        model = self._settings.model
+        situation = [
+            [model.name, model.model] if model else [],
+            [message.platform, message.sender],
+            [question.system, question.text, *(picture.digest() for picture in question.pictures)],
+            list(question.history),
+        ]
+        digest = hashlib.sha256(repr(situation).encode("utf-8", "replace")).hexdigest()
+        words = self._cache.lookup("model", digest)
+        if words is None:
+            words = self._model.ask(question)
+            self._cache.remember("model", digest, words)
+        asked = question.text or "[picture]"
+        return Answer(words, turn=(asked, words))
+
+    # Delivering
+
+    def _deliver(
+        self,
+        platform: Platform,
+        message: Message,
+        part: str,
+        content: str,
+        still_ours: Callable[[], None],
+    ) -> None:
+        """Send one part unless it went out at an earlier attempt.
+
+        The mark is set between writing the request and reading the response: a worker that is killed leaves at
+        most the time between two system calls in which its successor repeats what the user has already seen.
+        """
+        if part in self._cache.sent(message):
+            return
+        still_ours()
+        marked = _Mark(self._cache, message, part)
+        try:
+            platform.send(message, part, content, marked.set)
+        except (Retry, Final):
+            marked.clear()
+            raise
+        marked.insist()
+
+
+class _Mark:
+    """The memory that a part went out."""
+
+    def __init__(self, cache: Cache, message: Message, part: str) -> None:
+        self._cache, self._message, self._part = cache, message, part
+        self._is_set = False
+
+    def set(self) -> None:
+        """Set it once; if Redis is away at this moment, `insist` will do it."""
+        if not self._is_set:
+            try:
+                self._cache.mark_sent(self._message, self._part)
+                self._is_set = True
+            except redis.RedisError:
+                log.warning(
+                    "could not mark a part as sent yet",
+                    extra={"fields": {"message_key": self._message.key}},
+                )
+
+    def clear(self) -> None:
+        """The platform refused: the part did not go out."""
+        if self._is_set:
+            self._cache.unmark_sent(self._message, self._part)
+
+    def insist(self) -> None:
+        """The part is out for certain: set the mark, however long Redis takes to come back."""
+        end = time.monotonic() + INSIST_SECONDS
+        self.set()
+        while not self._is_set and time.monotonic() < end:
+            time.sleep(INSIST_PAUSE)
+            self.set()

@@ -1,0 +1,72 @@
+"""Puts the parts together for the web application, the worker and the command line."""
+
+from __future__ import annotations
+
+import redis
+
+from clawdbot.cache import Cache
+from clawdbot.chat import Chat
+from clawdbot.config import ModelConfig, Settings
+from clawdbot.engine.queue import Queue
+from clawdbot.engine.worker import Worker, consumer_name
+from clawdbot.errors import ConfigError
+from clawdbot.http import Http
+from clawdbot.limits import Limiter
+from clawdbot.models.client import ChatModel, EchoModel, Model
+from clawdbot.platforms.base import Platform
+from clawdbot.platforms.dingtalk.client import DingTalk
+from clawdbot.platforms.feishu.client import Feishu
+from clawdbot.store import connect
+
+# Longer than a blocking read; a worker has time.
+WORKER_REDIS_SECONDS = 5.0
+
+
+def platforms(settings: Settings, client: redis.Redis, cache: Cache, web: Http) -> dict[str, Platform]:
+    """Return the platforms that are configured."""
+    limiter = Limiter(client)
+    found: dict[str, Platform] = {}
+    if settings.dingtalk:
+        found["dingtalk"] = DingTalk(settings.dingtalk, client, web, limiter)
+    if settings.feishu:
+        found["feishu"] = Feishu(settings.feishu, client, web, limiter, cache)
+    return found
+
+
+def model(config: ModelConfig, web: Http) -> Model:
+    """Return the configured model."""
+    return ChatModel(config, web) if config.base_url else EchoModel()
+
+
+def cache(settings: Settings, client: redis.Redis) -> Cache:
+    """Return the cache."""
+    return Cache(client, enabled=settings.redis.enabled, ttl=settings.redis.ttl)
+
+
+def worker(settings: Settings) -> Worker:
+    """Return a worker.
+
+    Raises:
+        ConfigError: there is no usable model.
+    """
+    if settings.model is None:
+        raise ConfigError("the model is not usable; run: python -m clawdbot check")
+    client = connect(settings.redis, timeout=WORKER_REDIS_SECONDS, connections=settings.worker_concurrency + 8)
+    web = Http()
+    remembered = cache(settings, client)
+    queue = Queue(client, consumer_name())
+    chat = Chat(
+        settings,
+        platforms(settings, client, remembered, web),
+        model(settings.model, web),
+        remembered,
+        Limiter(client),
+        queue,
+    )
+    return Worker(
+        queue,
+        chat,
+        slots=settings.worker_concurrency,
+        lease_seconds=settings.lease_seconds,
+        ttl=settings.redis.ttl,
+    )

@@ -1,0 +1,206 @@
+"""Outgoing HTTP: deadlines, bounded bodies, no redirects, and errors that hold no secret.
+
+A URL may hold a secret (an access token, a session), so no error and no log line ever shows more of it than the
+host and the path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3.exceptions
+
+from clawdbot.errors import ClawdbotError, Final
+
+CONNECT_SECONDS = 5.0
+CHUNK = 65536
+DEFAULT_MAX_BYTES = 4 * 1024 * 1024
+
+
+class TransportError(ClawdbotError):
+    """No complete answer came.
+
+    Attributes:
+        sent: True if the request had been written completely, so the other side may have acted on it.
+    """
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        """Keep whether the request left."""
+        super().__init__(reason)
+        self.sent = sent
+
+
+class TooLarge(Final):
+    """The answer is larger than allowed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Response:
+    """A complete answer. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> dict[str, Any]:
+        """Return the body if it is a JSON object, else an empty dictionary."""
+        try:
+            data = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    def retry_after(self) -> float | None:
+        """Seconds to wait according to the other side, if it said so."""
+        for name in ("x-ogw-ratelimit-reset", "retry-after"):
+            try:
+                return max(0.0, float(self.headers[name]))
+            except (KeyError, ValueError):
+                continue
+        return None
+
+
+class _Body(io.BytesIO):
+    """A request body that reports the moment at which its last byte has been written to the socket."""
+
+    def __init__(self, data: bytes, on_written: Callable[[], None] | None) -> None:
+        super().__init__(data)
+        self.written = False
+        self._on_written = on_written
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        chunk = super().read(size)
+        if not chunk and not self.written:
+            self.written = True
+            if self._on_written:
+                self._on_written()
+        return chunk
+
+
+def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An auth hook that adds nothing: it keeps `requests` from taking credentials out of a netrc file."""
+    return request
+
+
+class Http:
+    """A client that threads share; each thread has its own connections."""
+
+    def __init__(self) -> None:
+        """Open nothing yet."""
+        self._local = threading.local()
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = requests.Session()
+            session.auth = _keep
+            self._local.session = session
+        return session
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        payload: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        deadline: float = 10.0,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        on_written: Callable[[], None] | None = None,
+    ) -> Response:
+        """Send a request and return the complete answer, whatever its status.
+
+        Args:
+            method: HTTP method.
+            url: absolute URL.
+            payload: JSON body.
+            headers: additional headers.
+            params: query to add.
+            deadline: seconds for everything together.
+            max_bytes: greatest accepted size of the answer.
+            on_written: called once between writing the request and reading the answer.
+
+        Raises:
+            TransportError: no complete answer within the deadline.
+            TooLarge: the answer exceeds ``max_bytes``.
+        """
+        end = time.monotonic() + deadline
+        place = _place(url)
+        body = None if payload is None else _Body(json.dumps(payload).encode(), on_written)
+        all_headers = {"User-Agent": "clawdbot", **(headers or {})}
+        if body is not None:
+            all_headers["Content-Type"] = "application/json; charset=utf-8"
+        try:
+            with self._session().request(
+                method,
+                url,
+                data=body,
+                headers=all_headers,
+                params=params,
+                timeout=(min(CONNECT_SECONDS, deadline), deadline),
+                allow_redirects=False,
+                stream=True,
+            ) as answer:
+                content = _read(answer, end, max_bytes, place)
+                found = {name.lower(): value for name, value in answer.headers.items()}
+                return Response(answer.status_code, found, content)
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+            ValueError,
+        ) as error:
+            sent = body is not None and body.written
+            raise TransportError(f"{place}: {type(error).__name__}", sent=sent) from None
+
+
+def _read(answer: requests.Response, end: float, max_bytes: int, place: str) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while chunk := answer.raw.read1(CHUNK, decode_content=True):
+        size += len(chunk)
+        if size > max_bytes:
+            raise TooLarge(f"{place}: more than {max_bytes} bytes")
+        if time.monotonic() > end:
+            raise TransportError(f"{place}: deadline passed", sent=True)
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def _place(url: str) -> str:
+    """Host and path, which is all of a URL that may be shown."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}{parts.path}"
+
+
+def allowed(url: str, official: Iterable[str], configured: Iterable[str]) -> bool:
+    """Whether ``url``, which a platform handed us, may be called.
+
+    Args:
+        url: the URL.
+        official: host names, or ``.suffix`` for all hosts below one; HTTPS on port 443 only.
+        configured: base URLs of the operator's configuration; scheme, host and port must be the same.
+    """
+    try:
+        parts = urlsplit(url)
+        origin = (parts.scheme, parts.hostname, parts.port)
+    except ValueError:
+        return False
+    host = parts.hostname or ""
+    if not host or parts.username is not None or parts.password is not None:
+        return False
+    for base in map(urlsplit, configured):
+        if origin == (base.scheme, base.hostname, base.port):
+            return True
+    if parts.scheme != "https" or parts.port not in {None, 443}:
+        return False
+    return any(host.endswith(name) if name.startswith(".") else host == name for name in official)

@@ -1,0 +1,147 @@
+"""The metrics, and the page that shows those of all processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import redis
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from clawdbot import metrics_folder
+
+if TYPE_CHECKING:
+    from clawdbot.config import ModelConfig
+    from clawdbot.engine.queue import Queue
+
+HTTP_SECONDS = Histogram(
+    "clawdbot_http_request_duration_seconds",
+    "Time from the request's arrival in the application to its answer.",
+    ["endpoint"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10),
+)
+HTTP_REQUESTS = Counter("clawdbot_http_requests_total", "Answered requests.", ["endpoint", "status"])
+CALLBACKS = Counter(
+    "clawdbot_callbacks_total",
+    "Callbacks by result: accepted, duplicate, ignored, answered, unavailable, or the reason of a refusal.",
+    ["platform", "result"],
+)
+MESSAGES = Counter(
+    "clawdbot_messages_total",
+    "Attempts by outcome: answered, ignored, apologised, deferred, dead, lost_lease.",
+    ["platform", "outcome"],
+)
+ANSWER_SECONDS = Histogram(
+    "clawdbot_answer_duration_seconds",
+    "Time from the acceptance of a message to the end of its answer.",
+    ["platform"],
+    buckets=(0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300),
+)
+MODEL_CALLS = Counter(
+    "clawdbot_model_calls_total",
+    "Calls of the model service by outcome: success or the kind of failure.",
+    ["provider", "outcome"],
+)
+MODEL_SECONDS = Histogram(
+    "clawdbot_model_call_duration_seconds",
+    "Duration of one call of the model service.",
+    ["provider"],
+    buckets=(0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120),
+)
+MODEL_TOKENS = Counter("clawdbot_model_tokens_total", "Tokens as the model service counts them.", ["provider", "kind"])
+CACHE = Counter("clawdbot_cache_requests_total", "Look-ups in the cache.", ["kind", "result"])
+TOKEN_REFRESHES = Counter(
+    "clawdbot_token_refreshes_total",
+    "Access tokens fetched from a platform.",
+    ["platform", "outcome"],
+)
+SENDS = Counter(
+    "clawdbot_platform_sends_total",
+    "Calls that send an answer, by way and outcome.",
+    ["platform", "way", "outcome"],
+)
+
+
+class _Processes(Collector):
+    """The metrics that processes left in files."""
+
+    def collect(self) -> Iterator[Metric]:
+        # The package has no types here.
+        yield from MultiProcessCollector.merge(metrics_folder.files())  # type: ignore[no-untyped-call]
+
+
+class _State(Collector):
+    """What is read at the moment of the scrape: the queue, and how long the model's key lasts."""
+
+    def __init__(self, queue: Queue, model: ModelConfig | None) -> None:
+        self.queue = queue
+        self.model = model
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._queue()
+        if self.model:
+            yield from _key_expiry(self.model)
+
+    def _queue(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("clawdbot_redis_up", "1 if Redis answered this scrape.")
+        try:
+            depth = self.queue.depth()
+        except redis.RedisError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        for name, text, value in (
+            ("queue_depth", "Accepted messages that are not answered yet.", depth.messages),
+            ("queue_oldest_age_seconds", "Age of the oldest of them.", depth.oldest_seconds),
+            ("queue_delayed", "Conversations that wait for another attempt.", depth.delayed),
+            ("dead_letters", "Messages that were given up.", depth.dead),
+        ):
+            yield GaugeMetricFamily(f"clawdbot_{name}", text, value=value)
+
+
+def _key_expiry(model: ModelConfig) -> Iterator[Metric]:
+    """The date if it is known. Unknown is said to be unknown: there is never a made-up date."""
+    known = model.expires_at is not None
+    unknown = GaugeMetricFamily(
+        "clawdbot_api_key_expiry_unknown",
+        "1 if nobody knows when the key ends.",
+        labels=["provider"],
+    )
+    unknown.add_metric([model.name], 0 if known or model.preset.auth == "none" else 1)
+    yield unknown
+    if model.expires_at is not None:
+        expiry = GaugeMetricFamily(
+            "clawdbot_api_key_expiry_timestamp_seconds",
+            "When the model's key ends.",
+            labels=["provider"],
+        )
+        expiry.add_metric([model.name], model.expires_at)
+        yield expiry
+
+
+def page(queue: Queue, model: ModelConfig | None) -> bytes:
+    """Return all metrics in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_State(queue, model))
+    if metrics_folder.files():
+        registry.register(_Processes())
+        return generate_latest(registry)
+    return generate_latest(registry) + generate_latest(REGISTRY)
+
+
+class Timer:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return time.perf_counter() - self._start

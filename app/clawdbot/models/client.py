@@ -1,0 +1,247 @@
+"""The model: ``echo``, or any service that speaks OpenAI's chat completions.
+
+A plain HTTP client rather than the ``openai`` package: one POST is all there is, and the package costs a second
+of start and 59 MB in every process.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from clawdbot import metrics
+from clawdbot.config import ModelConfig
+from clawdbot.errors import ClawdbotError, Final, Retry
+from clawdbot.http import Http, Response, TransportError
+from clawdbot.images import Picture
+from clawdbot.limits import jittered
+from clawdbot.logs import model_log
+from clawdbot.models.breaker import Breaker
+
+CALL_SECONDS = 60.0
+TOTAL_SECONDS = 90.0
+BREAKER_FAILURES = 5
+BREAKER_SECONDS = 30.0
+PAUSE_SECONDS = 0.5
+LONGEST_PAUSE = 5.0
+JWT_SECONDS = 180
+
+BUSY = "The model is busy at the moment. Please try again in a minute."
+MISCONFIGURED = "The model service refuses this bot's key. Please tell the person who runs the bot."
+NO_QUOTA = "The model account is out of quota. Please tell the person who runs the bot."
+NO_MODEL = "The configured model does not exist at the model service. Please tell the person who runs the bot."
+BAD_REQUEST = "The model could not process this message. Try it shorter, or send /reset to start afresh."
+EMPTY = "The model gave no answer to this. Please put it differently."
+
+QUOTA_CODES = {
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "arrearage",
+    "exceeded_current_quota_error",
+}
+MODEL_CODES = {"model_not_found", "model_not_exist", "invalidendpointormodel.notfound"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        key: key of the user's message, for the log.
+        system: instruction to the model.
+        history: earlier turns, oldest first.
+        text: the user's words.
+        pictures: what the user attached.
+    """
+
+    key: str
+    system: str
+    history: Sequence[tuple[str, str]]
+    text: str
+    pictures: Sequence[Picture] = ()
+
+
+class Model(Protocol):
+    """Something that answers questions."""
+
+    def ask(self, question: Question) -> str:
+        """Return the answer.
+
+        Raises:
+            Retry: later it may answer.
+            Final: it never will; the apology says why in plain words.
+        """
+
+
+class EchoModel:
+    """Answers with the user's own words: no key, no network."""
+
+    def ask(self, question: Question) -> str:
+        """Return the echo."""
+        with_pictures = f" [{len(question.pictures)} picture(s)]" if question.pictures else ""
+        return f"echo: {question.text}{with_pictures}"
+
+
+class ChatModel:
+    """An OpenAI-compatible service."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        web: Http,
+        oauth_token: Callable[[], str] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """``oauth_token`` returns the token of services that want one instead of the key."""
+        self._config = config
+        self._http = web
+        self._oauth_token = oauth_token
+        self._sleep = sleep
+        self._breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
+
+    def ask(self, question: Question) -> str:
+        """See `Model.ask`: one repetition at once, a deadline over both, and the breaker around them."""
+        wait = self._breaker.wait()
+        if wait:
+            raise Retry("model: circuit breaker is open", after=wait, apology=BUSY)
+        end = time.monotonic() + TOTAL_SECONDS
+        body = {"model": self._config.model, "messages": _messages(question), "stream": False}
+        try:
+            answer = self._call(question, body, end)
+        except Retry as error:
+            pause = error.after if error.after is not None else jittered(PAUSE_SECONDS)
+            if pause > LONGEST_PAUSE or time.monotonic() + pause >= end:
+                self._breaker.failed()
+                raise
+            self._sleep(pause)
+            try:
+                answer = self._call(question, body, end)
+            except Retry:
+                self._breaker.failed()
+                raise
+        self._breaker.succeeded()
+        return answer
+
+    def _call(self, question: Question, body: dict[str, Any], end: float) -> str:
+        timer = metrics.Timer()
+        outcome = "success"
+        fields: dict[str, Any] = {}
+        try:
+            response = self._post(body, min(CALL_SECONDS, max(1.0, end - time.monotonic())))
+            fields["status"] = response.status
+            answer = _answer(response)
+            usage = response.json().get("usage")
+            for kind in ("prompt_tokens", "completion_tokens"):
+                count = usage.get(kind) if isinstance(usage, dict) else None
+                if isinstance(count, int) and count > 0:
+                    fields[kind] = count
+                    metrics.MODEL_TOKENS.labels(self._config.name, kind.removesuffix("_tokens")).inc(count)
+        except ClawdbotError as error:
+            outcome = str(error).removeprefix("model: ").split(" ")[0]
+            fields["reason"] = str(error)
+            raise
+        finally:
+            metrics.MODEL_CALLS.labels(self._config.name, outcome).inc()
+            metrics.MODEL_SECONDS.labels(self._config.name).observe(timer.seconds())
+            fields |= {
+                "provider": self._config.name,
+                "model": self._config.model,
+                "outcome": outcome,
+            }
+            fields |= {"seconds": round(timer.seconds(), 3), "message": question.key}
+            level = "info" if outcome == "success" else "warning"
+            getattr(model_log, level)("", extra={"fields": fields})
+        return answer
+
+    def _post(self, body: dict[str, Any], deadline: float) -> Response:
+        headers = {}
+        if credential := self._credential():
+            headers["Authorization"] = f"Bearer {credential}"
+        url = f"{self._config.base_url}/chat/completions"
+        try:
+            return self._http.request("POST", url, payload=body, headers=headers, deadline=deadline)
+        except TransportError as error:
+            raise Retry(f"model: unreachable {error}", apology=BUSY) from None
+
+    def _credential(self) -> str:
+        key, secret = self._config.api_key, self._config.api_secret
+        if self._config.preset.auth == "zhipu-jwt":
+            if secret:
+                return zhipu_jwt(key, secret)
+            if key.count(".") == 1:
+                return zhipu_jwt(*key.split("."))
+        if self._oauth_token:
+            return self._oauth_token()
+        return key
+
+
+def zhipu_jwt(key_id: str, secret: str) -> str:
+    """Return Zhipu's signed token, good for three minutes.
+
+    Source: zhipuai 1.0.7 ``utils/jwt_token.py``: HS256, header with ``sign_type``, times in milliseconds.
+    """
+    now = time.time_ns() // 1_000_000
+    head = {"alg": "HS256", "sign_type": "SIGN"}
+    payload = {"api_key": key_id, "exp": now + JWT_SECONDS * 1000, "timestamp": now}
+    signed = b".".join(_base64url(json.dumps(part, separators=(",", ":")).encode()) for part in (head, payload))
+    signature = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
+    return b".".join((signed, _base64url(signature))).decode()
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def _messages(question: Question) -> list[dict[str, Any]]:
+    """Messages of the request; pictures of earlier turns are not sent again."""
+    messages: list[dict[str, Any]] = []
+    if question.system:
+        messages.append({"role": "system", "content": question.system})
+    for asked, answered in question.history:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    content: str | list[dict[str, Any]] = question.text
+    if question.pictures:
+        shown = [{"type": "image_url", "image_url": {"url": picture.data_url()}} for picture in question.pictures]
+        content = [{"type": "text", "text": question.text or "Describe the picture."}, *shown]
+    messages.append({"role": "user", "content": content})
+    return messages
+
+
+def _answer(response: Response) -> str:
+    """Return the answer's text or sort the failure."""
+    data = response.json()
+    if response.status == 200:
+        try:
+            content = data["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError):
+            raise Retry("model: malformed answer", apology=BUSY) from None
+        if not isinstance(content, str) or not content.strip():
+            raise Final("model: empty answer", apology=EMPTY)
+        return content
+    error = data.get("error")
+    detail = error if isinstance(error, dict) else data
+    codes = {str(detail.get(name, "")).lower() for name in ("code", "type")}
+    return _sort_failure(response, codes)
+
+
+def _sort_failure(response: Response, codes: set[str]) -> str:
+    status = response.status
+    if codes & QUOTA_CODES or status == 402:
+        raise Final(f"model: quota exhausted, status {status}", apology=NO_QUOTA)
+    if status in {401, 403}:
+        raise Final(f"model: auth refused, status {status}", apology=MISCONFIGURED)
+    if status == 404 or codes & MODEL_CODES:
+        raise Final(
+            f"model: not_found, status {status}; check MODEL_NAME and MODEL_BASE_URL",
+            apology=NO_MODEL,
+        )
+    if status in {408, 409, 429} or status >= 500:
+        kind = "rate_limited" if status == 429 else "server_error"
+        raise Retry(f"model: {kind} status {status}", after=response.retry_after(), apology=BUSY)
+    raise Final(f"model: bad_request status {status}", apology=BAD_REQUEST)

@@ -1,0 +1,1 @@
+"""Chat platforms. `base` says what the rest of the bot expects of one."""

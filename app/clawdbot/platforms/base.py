@@ -1,0 +1,150 @@
+"""What the bot expects of a chat platform, and what the platforms share."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from clawdbot import text
+from clawdbot.errors import Refusal
+from clawdbot.message import Message
+
+LONGEST_ID = 256
+LONGEST_TEXT = 200_000
+APOLOGY_PART = "apology"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CallbackRequest:
+    """A callback as it arrived.
+
+    Attributes:
+        headers: by lower-case name.
+        query: query parameters.
+        body: raw body; signatures are over these bytes.
+        now_ms: Unix time in milliseconds.
+    """
+
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    now_ms: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Received:
+    """An authenticated callback.
+
+    Attributes:
+        reply: JSON body of the HTTP 200.
+        message: what to queue, None if there is nothing to do.
+        replay_guard: identifies a signature that does not cover the body, else empty.
+        note: for the log: why there is nothing to do.
+    """
+
+    reply: Mapping[str, Any]
+    message: Message | None = None
+    replay_guard: str = ""
+    note: str = ""
+
+
+class Platform(Protocol):
+    """One chat platform."""
+
+    name: str
+    part_bytes: int
+
+    def receive(self, request: CallbackRequest) -> Received:
+        """Verify and parse a callback.
+
+        Raises:
+            Refusal: it is not authentic (401) or malformed (400).
+        """
+
+    def addressed(self, message: Message) -> bool:
+        """Whether the bot is meant; in a group it is if somebody mentions it."""
+
+    def user_name(self, message: Message) -> str:
+        """Display name of the sender, empty if unknown."""
+
+    def download(self, message: Message, image: str) -> bytes:
+        """Return a picture's bytes."""
+
+    def send(self, message: Message, part: str, content: str, on_written: Callable[[], None]) -> None:
+        """Send one part of the answer to ``message``.
+
+        Args:
+            message: the user's message.
+            part: name of the part, unique within the message.
+            content: at most `part_bytes` bytes.
+            on_written: to be called between writing a request that cannot be repeated without the user
+                seeing the answer twice, and reading its response.
+
+        Raises:
+            Retry: later it may work; nothing has been shown to the user as far as the platform tells.
+            Final: it never will.
+        """
+
+
+def parse_json(body: bytes | str) -> dict[str, Any]:
+    """Return a JSON object or refuse with 400."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refusal(400, "not_json") from None
+    if not isinstance(data, dict):
+        raise Refusal(400, "not_an_object")
+    return data
+
+
+def same(given: str, expected: str) -> bool:
+    """Compare in constant time; any text is allowed."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
+
+
+def decode_base64(value: str) -> bytes:
+    """Decode strictly or refuse with 400."""
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise Refusal(400, "not_base64") from None
+
+
+def identifier(data: Mapping[str, Any], name: str) -> str:
+    """Return a required id or refuse with 400."""
+    value = data.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ID:
+        raise Refusal(400, f"bad_{name}")
+    return text.clean(value)
+
+
+def string(data: Mapping[str, Any], name: str) -> str:
+    """Return an optional text, empty if it is absent or of another type."""
+    value = data.get(name)
+    return text.clean(value[:LONGEST_TEXT]) if isinstance(value, str) else ""
+
+
+def milliseconds(data: Mapping[str, Any], name: str, default: int) -> int:
+    """Return a time in milliseconds, given as number or text; ``default`` if there is none or a senseless one."""
+    value = data.get(name)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 15:
+        value = int(value)
+    usable = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**15
+    return int(value) if usable and value is not None else default
+
+
+def section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object within an object, empty if there is none."""
+    value = data.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def items(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the objects of a list, empty if there is none."""
+    value = data.get(name)
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,0 +1,1 @@
+"""DingTalk: `crypto` signatures and encryption, `callback` what comes in, `client` what goes out."""

@@ -1,0 +1,1 @@
+"""Feishu (Lark): `crypto` signatures and encryption, `callback` what comes in, `client` what goes out."""

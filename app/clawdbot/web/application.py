@@ -1,0 +1,111 @@
+"""The Flask application: health, readiness, metrics and the two callbacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+import redis
+from flask import Flask, Response, jsonify
+from prometheus_client import CONTENT_TYPE_LATEST
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from clawdbot import config, factory, logs, metrics
+from clawdbot.config import Settings
+from clawdbot.engine.queue import Queue, now_ms
+from clawdbot.http import Http
+from clawdbot.platforms.base import Platform
+from clawdbot.store import connect, key
+from clawdbot.web import callbacks, observe
+
+log = logging.getLogger(__name__)
+
+# The greatest callback is a Feishu text of 150 KB, encrypted and in Base64.
+MAX_BODY = 1024 * 1024
+# DingTalk waits 2.5 s for an answer; Redis gets less than half of it, twice.
+REDIS_SECONDS = 1.0
+PLATFORMS = ("dingtalk", "feishu")
+
+
+def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_ms) -> Flask:
+    """Return the application.
+
+    Args:
+        settings: the configuration; by default what the environment says.
+        clock: Unix time in milliseconds.
+    """
+    settings = settings or config.load(os.environ)
+    logs.report(settings)
+    client = connect(settings.redis, timeout=REDIS_SECONDS, connections=settings.web_threads + 8)
+    queue = Queue(client)
+    platforms = factory.platforms(settings, client, factory.cache(settings, client), Http())
+    app = Flask("clawdbot", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    # Exactly one hop; gunicorn accepts these headers from the load balancers' addresses only.
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=0)  # type: ignore[method-assign]  # Flask's way
+    observe.install(app)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+    _add_pages(app, settings, queue)
+    for name in PLATFORMS:
+        app.add_url_rule(
+            f"/api/{name}/callback",
+            endpoint=f"{name}_callback",
+            view_func=_callback(name, platforms.get(name), queue, clock),
+            methods=["POST"],
+        )
+    return app
+
+
+def _callback(name: str, platform: Platform | None, queue: Queue, clock: Callable[[], int]) -> Callable[[], Response]:
+    if platform is None:
+
+        def off() -> Response:
+            observe.note(result="switched_off")
+            return _json({"error": f"{name} is not configured; run: python -m clawdbot check"}, 404)
+
+        return off
+    return callbacks.view(platform, queue, clock)
+
+
+def _add_pages(app: Flask, settings: Settings, queue: Queue) -> None:
+    @app.get("/health")
+    def health() -> Response:
+        """Liveness: no dependency is asked."""
+        return jsonify(status="healthy")
+
+    @app.get("/ready")
+    def ready() -> Response:
+        """Readiness: Redis takes writes."""
+        try:
+            queue.client.set(key("ready-probe"), now_ms(), ex=60)
+        except redis.RedisError as error:
+            log.warning("not ready", extra={"fields": {"error": type(error).__name__}})
+            return _json({"status": "unavailable", "redis": type(error).__name__}, 503)
+        return jsonify(status="ready", platforms=_configured(settings))
+
+    @app.get("/metrics")
+    def metrics_page() -> Response:
+        """All metrics of all processes."""
+        return Response(metrics.page(queue, settings.model), content_type=CONTENT_TYPE_LATEST)
+
+
+def _configured(settings: Settings) -> list[str]:
+    return [name for name in PLATFORMS if getattr(settings, name)]
+
+
+def _json(body: dict[str, str], status: int) -> Response:
+    response = jsonify(body)
+    response.status_code = status
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    return _json({"error": error.name}, error.code or 500)
+
+
+def _unexpected(error: Exception) -> Response:
+    log.exception("a request failed", exc_info=error)
+    return _json({"error": "Internal Server Error"}, 500)
