@@ -1,0 +1,102 @@
+# `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export COLUMNS ?= 150
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+ROLE ?=
+INVENTORY ?= inventories/sandbox
+PLAY := ansible-playbook -i $(INVENTORY)
+SHELL_SCRIPTS := $(shell git ls-files '*.sh' .ci/run 2>/dev/null)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- Tools ---------------------------------------------------------------------------------------
+.venv/.done: requirements.txt sandbox/bootstrap.sh
+	@sandbox/bootstrap.sh venv .venv requirements.txt
+	@touch $@
+
+app/.venv/.done: app/requirements-dev.txt sandbox/bootstrap.sh
+	@sandbox/bootstrap.sh venv app/.venv app/requirements-dev.txt
+	@touch $@
+
+.PHONY: setup
+setup: .venv/.done ## install everything the controller needs: Python environment, Docker engine, images
+	@sandbox/bootstrap.sh packages openssh-client
+	@sandbox/engine.sh
+	@sandbox/images.sh
+
+.PHONY: lock
+lock: ## write the lock files anew from requirements*.in (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements.in -o requirements.txt
+	cd app && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements.in -o requirements.txt
+	cd app && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements-dev.in -o requirements-dev.txt
+
+# --- Try it --------------------------------------------------------------------------------------
+.PHONY: demo
+demo: sandbox ## from nothing to a bot that answers: sandbox hosts, site.yml, a conversation
+	@$(call say,Running site.yml over SSH on the sandbox hosts)
+	@$(PLAY) site.yml
+	@$(PLAY) sandbox/converse.yml
+	@$(PLAY) sandbox/tour.yml
+
+.PHONY: sandbox
+sandbox: setup ## make (or mend) the sandbox hosts of inventories/sandbox
+	@$(call say,Making the sandbox hosts)
+	@$(PLAY) sandbox/up.yml
+	@$(PLAY) sandbox/simulator.yml
+
+.PHONY: demo-down
+demo-down: .venv/.done ## remove all that `make demo` made, and nothing else
+	@$(PLAY) sandbox/down.yml
+
+.PHONY: logs
+logs: .venv/.done ## show the newest lines of the bot's logs on every sandbox node
+	@ansible clawdbot -i $(INVENTORY) -b -m ansible.builtin.shell -e ansible_port=2222 \
+	    -a 'tail -n 20 /opt/clawdbot/logs/error.log; journalctl -u clawdbot -u clawdbot-worker -n 20 --no-pager'
+
+# --- Test ----------------------------------------------------------------------------------------
+.PHONY: test
+test: lint unit molecule ## everything: lint, unit tests, every Molecule scenario
+
+.PHONY: lint
+lint: .venv/.done app/.venv/.done ## yamllint, ansible-lint (production), ruff, mypy, shellcheck
+	@sandbox/bootstrap.sh packages shellcheck
+	@$(call say,Linting)
+	yamllint --strict .
+	ansible-lint --offline --strict
+	ruff format --check .
+	ruff check .
+	shellcheck -x $(SHELL_SCRIPTS)
+	mypy plugins roles/*/library tests
+	cd app && .venv/bin/mypy
+	cd simulator && ../app/.venv/bin/mypy
+
+.PHONY: unit
+unit: .venv/.done app/.venv/.done ## unit tests of the package, the bot and the simulator
+	@sandbox/bootstrap.sh packages nodejs redis-tools
+	@$(call say,Unit tests)
+	pytest
+	cd simulator && ../app/.venv/bin/python -m pytest
+	cd app && .venv/bin/python -m pytest
+
+.PHONY: molecule
+molecule: setup ## every Molecule scenario, or one with ROLE=nginx
+	@$(call say,Molecule: $(or $(ROLE),all scenarios))
+	molecule test $(if $(ROLE),-s $(ROLE),--all --report)
+
+# --- Figures -------------------------------------------------------------------------------------
+.PHONY: bench-site
+bench-site: setup ## first run, no-op run, tasks a host, slowest tasks
+	bench/site.py
+
+.PHONY: bench-app
+bench-app: app/.venv/.done ## a signed callback against the server's trivial route
+	app/.venv/bin/python bench/app.py
+
+define say
+printf '\033[1m==> %s\033[0m\n' "$(1)"
+endef
