@@ -38,9 +38,8 @@ class Control:
         return self.records(kind="message", **query)
 
     def last_seq(self) -> int:
-        """Number of the newest record; 0 when there is none."""
-        found = self.records()
-        return found[-1].seq if found else 0
+        """Number of the newest record; 0 when there never was one."""
+        return int(self._call("GET", "/status").json()["last_seq"])
 
     def add_fault(self, endpoint: str, kind: Kind, **options: Any) -> Fault:
         """Switch on a fault; options are the fields of `Fault`."""
@@ -48,9 +47,11 @@ class Control:
         return Fault(**self._call("POST", "/faults", json=fault).json())
 
     def faults(self) -> list[Fault]:
+        """All faults, spent ones too, with their hits."""
         return [Fault(**fault) for fault in self._call("GET", "/faults").json()]
 
     def clear_faults(self) -> None:
+        """Switch all faults off."""
         self._call("DELETE", "/faults")
 
     def set_model_answer(self, answer: str | None) -> None:

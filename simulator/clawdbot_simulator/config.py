@@ -39,7 +39,7 @@ class FeishuApp:
 class ModelService:
     """Credentials of the OpenAI-compatible model."""
 
-    api_key: str
+    api_key: str = ""  # empty: any key, as local models have it
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Config:
         )
 
     def to_json(self) -> str:
+        """The text of a configuration file."""
         return json.dumps(asdict(self), indent=2)
 
 
@@ -91,9 +92,7 @@ def load_config(path: Path) -> Config:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}; `clawdbot_simulator new-config` prints a fresh one"
-        ) from error
+        raise ConfigError(f"{path}: {error.strerror}; `clawdbot_simulator new-config` prints a fresh one") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(raw, dict):
@@ -116,9 +115,7 @@ def load_config(path: Path) -> Config:
         return {name: values[name] for name in known if name in values}
 
     top = section(Config, raw, "")
-    parts: dict[str, Any] = {
-        name: section(kind, raw.get(name), f"{name}.") for name, kind in SECTIONS.items()
-    }
+    parts: dict[str, Any] = {name: section(kind, raw.get(name), f"{name}.") for name, kind in SECTIONS.items()}
     aes_key = parts["dingtalk"].get("aes_key")
     if isinstance(aes_key, str) and aes_key and len(aes_key) != 43:
         problems.append(f"dingtalk.aes_key: must have 43 characters, has {len(aes_key)}")

@@ -31,6 +31,7 @@ class Exchange:
 
     @property
     def where(self) -> str:
+        """The kind of chat it happened in."""
         return f"group “{self.question.group}”" if self.question.group else "single chat"
 
 
@@ -54,12 +55,18 @@ def own_questions(config: Config, platforms: Iterable[str], texts: Sequence[str]
     ]
 
 
-def ask(question: Question, callback_base: str, control: Control, timeout: float) -> Exchange:
+def ask(
+    question: Question,
+    callback_base: str,
+    control: Control,
+    timeout: float,
+    verify: bool | str = True,
+) -> Exchange:
     """Deliver one question and wait up to ``timeout`` seconds for its answer."""
     after = control.last_seq()
     asked, started = time.time(), time.monotonic()
     try:
-        response = question.callback().post(callback_base)
+        response = question.callback().post(callback_base, verify=verify)
         error = "" if response.status_code == 200 else f"HTTP {response.status_code}"
     except requests.RequestException as problem:
         error = type(problem).__name__
@@ -68,18 +75,14 @@ def ask(question: Question, callback_base: str, control: Control, timeout: float
     return Exchange(question, asked, ack, error, answer)
 
 
-def wait_for_answer(
-    question: Question, control: Control, after: int, timeout: float
-) -> Record | None:
+def wait_for_answer(question: Question, control: Control, after: int, timeout: float) -> Record | None:
     """The first message newer than ``after`` that answers the question.
 
     DingTalk's send APIs do not name the message they answer; there the conversation must do.
     """
     deadline = time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
-        for record in control.messages(
-            after=after, wait=min(left, 5), conversation=question.conversation
-        ):
+        for record in control.messages(after=after, wait=min(left, 5), conversation=question.conversation):
             if record.answers in ("", question.message_id):
                 return record
             after = record.seq
@@ -103,10 +106,8 @@ def transcript(exchanges: Sequence[Exchange]) -> str:
             took = max(answer.time - exchange.asked, 0)
             text = answer.text.replace("\n", "\n" + " " * 24)
             lines.append(f"  {clock}  {'clawdbot':>10}  {text}")
-            lines.append(
-                " " * 24 + f"(accepted in {exchange.ack * 1000:.0f} ms, answered in {took:.2f} s)"
-            )
+            lines.append(" " * 24 + f"(accepted in {exchange.ack * 1000:.0f} ms, answered in {took:.2f} s)")
         else:
-            reason = f"callback refused: {exchange.error}" if exchange.error else "no answer"
+            reason = f"callback failed: {exchange.error}" if exchange.error else "no answer"
             lines.append(f"  {'':8}  {'':>10}  ✗ {reason}")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ FEISHU_PADDING = 16
 
 
 def dingtalk_robot_sign(secret: str, timestamp: str) -> str:
-    """Base64 HMAC-SHA256 of ``timestamp\\nsecret``; timestamp in milliseconds.
+    """Base64 HMAC-SHA256 of timestamp, newline, secret; timestamp in milliseconds.
 
     Used for robot callbacks (secret = app secret) and for group robot webhooks (secret = SEC...).
     """
@@ -27,12 +27,11 @@ def dingtalk_robot_sign(secret: str, timestamp: str) -> str:
 
 def dingtalk_event_signature(token: str, timestamp: str, nonce: str, encrypt: str) -> str:
     """Hex SHA-1 of the four strings, sorted and joined."""
-    return hashlib.sha1("".join(sorted([token, timestamp, nonce, encrypt])).encode()).hexdigest()
+    joined = "".join(sorted([token, timestamp, nonce, encrypt])).encode()
+    return hashlib.sha1(joined).hexdigest()  # noqa: S324 -- DingTalk prescribes SHA-1
 
 
-def dingtalk_encrypt(
-    aes_key: str, owner_key: str, message: str, random16: bytes | None = None
-) -> str:
+def dingtalk_encrypt(aes_key: str, owner_key: str, message: str, random16: bytes | None = None) -> str:
     """AES-256-CBC, iv = key[:16], of ``random16 | length | message | owner key``.
 
     The length counts bytes, as 4 bytes big endian.

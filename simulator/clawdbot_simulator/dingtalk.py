@@ -26,9 +26,7 @@ OAPI = {"dingtalk.session", "dingtalk.robot"}
 
 def refuse(status: int, code: str, message: str) -> Refusal:
     """A refusal of api.dingtalk.com."""
-    return Refusal(
-        status, {"code": code, "message": message, "requestid": secrets.token_hex(8).upper()}
-    )
+    return Refusal(status, {"code": code, "message": message, "requestid": secrets.token_hex(8).upper()})
 
 
 def refuse_oapi(errcode: int, errmsg: str) -> Refusal:
@@ -41,9 +39,7 @@ def fault_answer(endpoint: str, fault: Fault) -> Refusal | None:
     if fault.kind == "rate_limit":
         if endpoint in OAPI:
             return refuse_oapi(130101, "send too fast")
-        refusal = refuse(
-            403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", "the QPS limit is exceeded"
-        )
+        refusal = refuse(403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", "the QPS limit is exceeded")
         refusal.headers["Retry-After"] = str(fault.retry_after)
         return refusal
     if fault.kind == "server_error":
@@ -54,6 +50,7 @@ def fault_answer(endpoint: str, fault: Fault) -> Refusal | None:
 
 
 def blueprint(sim: Simulation) -> Blueprint:
+    """The routes of all three hosts; their paths do not collide."""
     app = sim.config.dingtalk
     routes = Blueprint("dingtalk", __name__)
 
@@ -192,9 +189,7 @@ def blueprint(sim: Simulation) -> Blueprint:
             stamp = query.get("timestamp", "")
             fresh = stamp.isdigit() and abs(identity.now_ms() - int(stamp)) <= ROBOT_SIGN_WINDOW_MS
             wanted = dingtalk_robot_sign(app.robot_secret, stamp)
-            if not fresh or not hmac.compare_digest(
-                query.get("sign", "").encode(), wanted.encode()
-            ):
+            if not fresh or not hmac.compare_digest(query.get("sign", "").encode(), wanted.encode()):
                 raise refuse_oapi(310000, "sign not match")
         return webhook_message("dingtalk.robot", "group robot", "")
 

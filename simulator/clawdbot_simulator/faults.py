@@ -43,6 +43,7 @@ class FaultBoard:
         self._lock = threading.Lock()
 
     def add(self, fault: Fault) -> Fault:
+        """Switch a fault on; gives it its id."""
         with self._lock:
             fault.id = next(self._ids)
             self._faults.append(fault)
@@ -59,6 +60,7 @@ class FaultBoard:
         return None
 
     def active(self) -> list[Fault]:
+        """All faults, spent ones too."""
         with self._lock:
             return list(self._faults)
 

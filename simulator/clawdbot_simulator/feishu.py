@@ -24,10 +24,12 @@ UUID_LIFETIME = 3600  # seconds
 
 
 def refuse(code: int, msg: str, status: int = 400, **more: Any) -> Refusal:
+    """A refusal: most come as HTTP 400, some as HTTP 200, all with a code that is not 0."""
     return Refusal(status, {"code": code, "msg": msg, **more})
 
 
 def missing(field: str) -> Refusal:
+    """The refusal of a request without a required field."""
     return refuse(
         99992402,
         "field validation failed",
@@ -35,7 +37,7 @@ def missing(field: str) -> Refusal:
     )
 
 
-def fault_answer(endpoint: str, fault: Fault) -> Refusal | None:
+def fault_answer(_endpoint: str, fault: Fault) -> Refusal | None:
     """How Feishu words the fault; None when it does not exist there."""
     if fault.kind == "rate_limit":
         return Refusal(
@@ -49,6 +51,7 @@ def fault_answer(endpoint: str, fault: Fault) -> Refusal | None:
 
 
 def blueprint(sim: Simulation) -> Blueprint:
+    """The routes under ``/open-apis``."""
     app = sim.config.feishu
     routes = Blueprint("feishu", __name__, url_prefix="/open-apis")
 

@@ -19,6 +19,7 @@ SESSION_LIFETIME_MS = 5_400_000
 
 
 def now_ms() -> int:
+    """Milliseconds since the epoch."""
     return int(time.time() * 1000)
 
 
@@ -34,6 +35,7 @@ def name_of(identifier: str) -> str:
 
 
 def dingtalk_user(name: str) -> str:
+    """The user's staffId."""
     return f"staff_{name.encode().hex()}"
 
 
@@ -43,10 +45,12 @@ def dingtalk_single(user_id: str) -> str:
 
 
 def dingtalk_group(name: str) -> str:
+    """The conversationId of a group chat."""
     return f"cidgroup_{name.encode().hex()}"
 
 
 def dingtalk_message() -> str:
+    """A new msgId."""
     return f"msg{base64.b64encode(secrets.token_bytes(16)).decode()}"
 
 
@@ -59,6 +63,7 @@ class Session:
     expires_ms: int
 
     def url(self, config: Config) -> str:
+        """The sessionWebhook; signed, so that nobody invents one."""
         plain = json.dumps([self.conversation, self.message_id, self.expires_ms]).encode()
         session = base64.urlsafe_b64encode(plain).decode() + _mac(config, plain)
         return f"{config.public_url}/robot/sendBySession?session={session}"
@@ -94,10 +99,12 @@ def feishu_single(open_id: str) -> str:
 
 
 def feishu_group(name: str) -> str:
+    """The chat_id of a group chat."""
     return f"oc_group{name.encode().hex()}"
 
 
 def feishu_message(chat_id: str) -> str:
+    """A new message_id in a chat."""
     return f"om_{chat_id.removeprefix('oc_')}_{secrets.token_hex(8)}"
 
 

@@ -14,12 +14,11 @@ MODELS = ("sim-chat", "sim-vision")
 
 
 def refuse(status: int, code: str, message: str, kind: str = "invalid_request_error") -> Refusal:
-    return Refusal(
-        status, {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    )
+    """A refusal with OpenAI's error object."""
+    return Refusal(status, {"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
-def fault_answer(endpoint: str, fault: Fault) -> Refusal | None:
+def fault_answer(_endpoint: str, fault: Fault) -> Refusal | None:
     """How an OpenAI-compatible service words the fault; None when it does not exist there."""
     if fault.kind == "rate_limit":
         refusal = refuse(429, "rate_limit_exceeded", "Rate limit reached", "requests")
@@ -33,10 +32,12 @@ def fault_answer(endpoint: str, fault: Fault) -> Refusal | None:
 
 
 def blueprint(sim: Simulation) -> Blueprint:
+    """The routes under ``/v1``."""
     routes = Blueprint("model", __name__, url_prefix="/v1")
 
     def require_key() -> None:
-        if request.headers.get("Authorization") != f"Bearer {sim.config.model.api_key}":
+        key = sim.config.model.api_key
+        if key and request.headers.get("Authorization") != f"Bearer {key}":
             raise refuse(401, "invalid_api_key", "Incorrect API key provided")
 
     @routes.get("/models")
@@ -64,9 +65,7 @@ def blueprint(sim: Simulation) -> Blueprint:
         text = sim.model_answer
         if text is None:
             text = f"echo: {question}" + (f" [{images} image(s)]" if images else "")
-        sim.records.add(
-            "model", "model.chat", text=question, model=name, images=images, messages=messages
-        )
+        sim.records.add("model", "model.chat", text=question, model=name, images=images, messages=messages)
         asked, said = len(str(messages)) // 4, len(text) // 4
         return jsonify(
             id="chatcmpl-" + secrets.token_hex(12),

@@ -53,11 +53,10 @@ class Records:
         text: str = "",
         **detail: Any,
     ) -> None:
+        """Append a record and wake the readers."""
         with self._changed:
             self._seq += 1
-            self._records.append(
-                Record(self._seq, time.time(), kind, endpoint, conversation, answers, text, detail)
-            )
+            self._records.append(Record(self._seq, time.time(), kind, endpoint, conversation, answers, text, detail))
             self._changed.notify_all()
 
     def query(self, *, after: int = 0, wait: float = 0.0, **equal: str) -> list[Record]:
@@ -83,6 +82,12 @@ class Records:
                 newest.append(record)
         newest.reverse()
         return newest
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the newest record, 0 before the first."""
+        with self._changed:
+            return self._seq
 
     def clear(self) -> None:
         """Forget all records; ``seq`` goes on counting, so that readers lose nothing new."""

@@ -112,6 +112,10 @@ def control(sim: Simulation, app: Flask) -> Blueprint:
         found = sim.records.query(after=after, wait=min(wait, 60.0), **query)
         return jsonify([dataclasses.asdict(record) for record in found])
 
+    @routes.get("/status")
+    def status() -> Response:
+        return jsonify(last_seq=sim.records.last_seq, time=time.time())
+
     @routes.get("/faults")
     def faults() -> Response:
         return jsonify([dataclasses.asdict(fault) for fault in sim.faults.active()])
@@ -157,6 +161,7 @@ class QuietHandler(WSGIRequestHandler):
     """No log line a request: paths and queries carry tokens."""
 
     def log(self, type: str, message: str, *args: Any) -> None:
+        """Log errors only; called by http.server."""
         if type == "error":
             super().log(type, message, *args)
 

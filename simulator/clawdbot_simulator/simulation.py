@@ -20,9 +20,7 @@ TOKEN_LIFETIME = 7200  # seconds, both platforms
 class Refusal(Exception):
     """An answer that says no, in the platform's own form; it is recorded as ``refused``."""
 
-    def __init__(
-        self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, body)
         self.status = status
         self.body = dict(body)
@@ -50,6 +48,7 @@ class Tokens:
             return token, TOKEN_LIFETIME
 
     def valid(self, token: str) -> bool:
+        """Whether this token opens the API now."""
         with self._lock:
             return self._expiry.get(token, 0.0) > time.time()
 
@@ -100,15 +99,11 @@ def picture(key: str) -> bytes:
     colour = zlib.crc32(key.encode()).to_bytes(4, "big")[:3]
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
     pixels = zlib.compress((b"\0" + colour * size) * size)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def readable(content: object) -> str:

@@ -47,14 +47,19 @@ class Callback:
         base_url: str,
         session: requests.Session | None = None,
         timeout: float = CALLBACK_TIMEOUT,
+        verify: bool | str = True,
     ) -> requests.Response:
-        """Send it to the bot at ``base_url``; raises requests.RequestException."""
+        """Send it to the bot at ``base_url``; raises requests.RequestException.
+
+        ``verify``: True for the system's TLS trust, or a file of certificates.
+        """
         return (session or requests).post(
             base_url.rstrip("/") + self.path,
             params=dict(self.query),
             data=self.body,
             headers=dict(self.headers),
             timeout=timeout,
+            verify=verify,
             allow_redirects=False,  # the platforms accept HTTP 200 only
         )
 
@@ -90,9 +95,7 @@ class DingTalk:
         """
         # The platform cuts the mention out and leaves the space behind it.
         content = f" {text}" if group else text
-        return self._question(
-            user, text, group, {"msgtype": "text", "text": {"content": content}} | changes
-        )
+        return self._question(user, text, group, {"msgtype": "text", "text": {"content": content}} | changes)
 
     def picture(self, user: str, code: str, **changes: Any) -> Question:
         """A picture in a single chat (in groups it cannot carry a mention)."""
@@ -110,15 +113,11 @@ class DingTalk:
     ) -> Question:
         """Text and pictures in one message."""
         parts: list[dict[str, str]] = [{"text": text}]
-        parts += [
-            {"type": "picture", "downloadCode": code, "pictureDownloadCode": code} for code in codes
-        ]
+        parts += [{"type": "picture", "downloadCode": code, "pictureDownloadCode": code} for code in codes]
         body = {"msgtype": "richText", "content": {"richText": parts}}
         return self._question(user, text, group, body | changes)
 
-    def robot(
-        self, body: Mapping[str, Any], *, enveloped: bool = False, timestamp: int | None = None
-    ) -> Callback:
+    def robot(self, body: Mapping[str, Any], *, enveloped: bool = False, timestamp: int | None = None) -> Callback:
         """A robot callback, signed in its headers; ``enveloped``: its body is encrypted as well.
 
         ``timestamp`` in milliseconds; default: now.
@@ -162,14 +161,10 @@ class DingTalk:
             raise ValueError("the reply's msg_signature is wrong")
         return dingtalk_decrypt(self._app.aes_key, self._app.app_key, encrypt)
 
-    def _question(
-        self, user: str, text: str, group: str | None, changes: Mapping[str, Any]
-    ) -> Question:
+    def _question(self, user: str, text: str, group: str | None, changes: Mapping[str, Any]) -> Question:
         user_id, now = identity.dingtalk_user(user), identity.now_ms()
         corp, robot = f"corp_{self._app.app_key}", f"$:LWCP_v1:${self._app.app_key}"
-        conversation = (
-            identity.dingtalk_group(group) if group else identity.dingtalk_single(user_id)
-        )
+        conversation = identity.dingtalk_group(group) if group else identity.dingtalk_single(user_id)
         expires = now + identity.SESSION_LIFETIME_MS
         message_id = str(changes.get("msgId") or identity.dingtalk_message())
         session = identity.Session(conversation, message_id, expires)
@@ -197,9 +192,7 @@ class DingTalk:
                 "atUsers": [{"dingtalkId": robot}],
             }
         body |= changes
-        return Question(
-            "dingtalk", conversation, message_id, user, text, group, lambda: self.robot(body)
-        )
+        return Question("dingtalk", conversation, message_id, user, text, group, lambda: self.robot(body))
 
 
 class Feishu:
@@ -246,9 +239,7 @@ class Feishu:
         content = {"title": "", "content": [line, *images]}
         return self._question(user, text, group, bool(group), "post", content, changes)
 
-    def event(
-        self, body: Mapping[str, Any], *, signed: bool = True, timestamp: int | None = None
-    ) -> Callback:
+    def event(self, body: Mapping[str, Any], *, signed: bool = True, timestamp: int | None = None) -> Callback:
         """An encrypted callback, signed unless told otherwise; ``timestamp`` in seconds."""
         encrypt = feishu_encrypt(self._app.encryption_key, json.dumps(body, ensure_ascii=False))
         raw = json.dumps({"encrypt": encrypt}).encode()
