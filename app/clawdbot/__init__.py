@@ -11,3 +11,5 @@ Where things are:
 - ``cache``, ``limits``, ``http``, ``logs``, ``metrics``  what the above share
 - ``cli``        ``python -m clawdbot``
 """
+
+__version__ = "0.1.0"

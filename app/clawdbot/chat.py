@@ -30,6 +30,7 @@ NOT_ALLOWED = "You are not on the list of people who may use this bot. Please as
 SLOW_DOWN = "That is a lot at once. Please wait a minute before you write again."
 UNSUPPORTED = "I can read text and pictures, but not this kind of message ({kind})."
 NO_VISION = "The model behind me cannot see pictures. Please describe it in words."
+NO_DOWNLOAD = "I could not fetch the picture. Please send it again, or a smaller one."
 NOTHING = "I received an empty message. What would you like to know?"
 GAVE_UP = "Sorry, I could not answer your last message. Please try again later."
 MOST_PICTURES = 4
@@ -122,7 +123,7 @@ class Chat:
         if access.users and message.sender not in access.users:
             return Answer(NOT_ALLOWED, "apologised")
         most = self._settings.user_messages_per_minute
-        if self._limiter.take(f"user:{message.platform}:{message.sender}", Rate(most / 60, most)):
+        if not self._limiter.allows(f"user:{message.platform}:{message.sender}", Rate(most / 60, most)):
             return Answer(SLOW_DOWN, "apologised")
         return self._command(platform, message) or self._ask(platform, message)
 
@@ -153,7 +154,7 @@ class Chat:
         if not message.text and not message.images:
             return Answer(NOTHING, "apologised")
         model = self._settings.model
-        if message.images and not (model and model.preset.vision):
+        if message.images and not (model and model.vision):
             return Answer(NO_VISION, "apologised")
         try:
             question = self._question(platform, message)
@@ -171,7 +172,7 @@ class Chat:
             system=f"{SYSTEM} You are talking to {name}." if name else SYSTEM,
             history=self._cache.session(message),
             text=message.text[:LONGEST_QUESTION],
-            pictures=[images.prepare(platform.download(message, image)) for image in message.images[:MOST_PICTURES]],
+            pictures=[_picture(platform, message, image) for image in message.images[:MOST_PICTURES]],
         )
 
     def _cached_answer(self, message: Message, question: Question) -> Answer:
@@ -216,6 +217,14 @@ class Chat:
             marked.clear()
             raise
         marked.insist()
+
+
+def _picture(platform: Platform, message: Message, image: str) -> images.Picture:
+    try:
+        data = platform.download(message, image)
+    except Final as error:
+        raise Final(str(error), apology=NO_DOWNLOAD) from None
+    return images.prepare(data)
 
 
 class _Mark:

@@ -114,6 +114,7 @@ class ModelConfig:
     api_secret: str = dataclasses.field(default="", repr=False)
     base_url: str = ""
     model: str = ""
+    vision: bool = False
     expires_at: float | None = None
 
 
@@ -374,7 +375,10 @@ def _model(reader: _Reader) -> ModelConfig | None:
     if base_url:
         base_url = reader.url("MODEL_BASE_URL", default=base_url)
     model = reader.text("MODEL_NAME", "give the model's name", default=preset.model)
-    return ModelConfig(name, preset, api_key, api_secret, base_url, model, expires_at)
+    vision = reader.text("MODEL_VISION", "write true or false", default=str(preset.vision).lower())
+    if vision not in {"true", "false"}:
+        reader.problem("MODEL_VISION", "must be true or false, or empty for what the preset says")
+    return ModelConfig(name, preset, api_key, api_secret, base_url, model, vision == "true", expires_at)
 
 
 def load(environ: Mapping[str, str]) -> Settings:
@@ -407,7 +411,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         web_threads=env.number("CLAWDBOT_WEB_THREADS", 8, 1, 256),
         worker_concurrency=env.number("CLAWDBOT_WORKER_CONCURRENCY", 16, 1, 256),
         lease_seconds=env.number("CLAWDBOT_LEASE_SECONDS", 30, 1, 3600),
-        user_messages_per_minute=env.number("CLAWDBOT_USER_MESSAGES_PER_MINUTE", 20, 1, 100_000),
+        user_messages_per_minute=env.number("CLAWDBOT_USER_MESSAGES_PER_MINUTE", 60, 1, 100_000),
         forwarded_allow_ips=env.text("CLAWDBOT_FORWARDED_ALLOW_IPS", "give addresses", default="127.0.0.1,::1"),
         redis=redis,
         dingtalk=None if dingtalk_file is None or dingtalk_file.broken else dingtalk,

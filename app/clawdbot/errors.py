@@ -41,6 +41,10 @@ class Retry(ClawdbotError):
         self.apology = apology
 
 
+class Throttled(Retry):
+    """Our own rate limit says later. Not a failure: it is no attempt that counts."""
+
+
 class Final(ClawdbotError):
     """Trying again cannot help.
 

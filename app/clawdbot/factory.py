@@ -13,6 +13,7 @@ from clawdbot.errors import ConfigError
 from clawdbot.http import Http
 from clawdbot.limits import Limiter
 from clawdbot.models.client import ChatModel, EchoModel, Model
+from clawdbot.models.credentials import credential
 from clawdbot.platforms.base import Platform
 from clawdbot.platforms.dingtalk.client import DingTalk
 from clawdbot.platforms.feishu.client import Feishu
@@ -33,9 +34,9 @@ def platforms(settings: Settings, client: redis.Redis, cache: Cache, web: Http) 
     return found
 
 
-def model(config: ModelConfig, web: Http) -> Model:
+def model(config: ModelConfig, client: redis.Redis, web: Http) -> Model:
     """Return the configured model."""
-    return ChatModel(config, web) if config.base_url else EchoModel()
+    return ChatModel(config, web, credential(config, client, web)) if config.base_url else EchoModel()
 
 
 def cache(settings: Settings, client: redis.Redis) -> Cache:
@@ -58,7 +59,7 @@ def worker(settings: Settings) -> Worker:
     chat = Chat(
         settings,
         platforms(settings, client, remembered, web),
-        model(settings.model, web),
+        model(settings.model, client, web),
         remembered,
         Limiter(client),
         queue,

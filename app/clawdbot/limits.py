@@ -10,7 +10,7 @@ from collections.abc import Callable
 import redis
 
 from clawdbot.engine.queue import now_ms
-from clawdbot.errors import Retry
+from clawdbot.errors import Throttled
 from clawdbot.store import Script, key
 
 JITTER = 0.2
@@ -39,20 +39,23 @@ class Limiter:
         self._bucket = Script(client, "bucket")
         self._sleep = sleep
 
-    def take(self, name: str, rate: Rate) -> float:
-        """Take a token and return 0, or return the seconds until there will be one."""
-        wait = self._bucket([key("rate", name)], [rate.per_second, rate.burst, now_ms()])
-        return int(wait) / 1000
+    def allows(self, name: str, rate: Rate) -> bool:
+        """Take a token if there is one."""
+        return bool(self._take(name, rate, 0.0)[0])
 
     def wait(self, name: str, rate: Rate) -> None:
-        """Take a token, sleeping for it if need be.
+        """Take a token, sleeping until it is there.
 
         Raises:
-            Retry: the wait would be long.
+            Throttled: the wait would be long.
         """
-        waited = 0.0
-        while pause := self.take(name, rate):
-            waited += pause
-            if waited > LONGEST_SLEEP:
-                raise Retry(f"rate limit {name.split(':')[0]}", after=pause)
-            self._sleep(pause)
+        granted, seconds = self._take(name, rate, LONGEST_SLEEP)
+        if not granted:
+            raise Throttled(f"rate limit {name.split(':')[0]}", after=seconds)
+        if seconds:
+            self._sleep(seconds)
+
+    def _take(self, name: str, rate: Rate, longest: float) -> tuple[bool, float]:
+        args = [rate.per_second, rate.burst, now_ms(), int(longest * 1000)]
+        granted, wait_ms = self._bucket([key("rate", name)], args)
+        return bool(granted), wait_ms / 1000

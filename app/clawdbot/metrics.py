@@ -32,7 +32,7 @@ CALLBACKS = Counter(
 )
 MESSAGES = Counter(
     "clawdbot_messages_total",
-    "Attempts by outcome: answered, ignored, apologised, deferred, dead, lost_lease.",
+    "Attempts by outcome: answered, ignored, apologised, deferred, throttled, dead, lost_lease.",
     ["platform", "outcome"],
 )
 ANSWER_SECONDS = Histogram(

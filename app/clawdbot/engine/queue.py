@@ -190,9 +190,12 @@ class Queue:
         value = "" if session is None else session or "-"
         return self._end(lease, message, "done", value, ttl)
 
-    def defer(self, lease: Lease, message: Message, seconds: float) -> bool:
-        """Let the conversation wait for ``seconds`` before its head is tried again."""
-        return self._end(lease, message, "defer", str(now_ms() + int(seconds * 1000)))
+    def defer(self, lease: Lease, message: Message, seconds: float, *, counts: bool = True) -> bool:
+        """Let the conversation wait for ``seconds`` before its head is tried again.
+
+        ``counts`` says whether this was an attempt or only an early knock on the door.
+        """
+        return self._end(lease, message, "defer" if counts else "wait", str(now_ms() + int(seconds * 1000)))
 
     def bury(self, lease: Lease, letter: DeadLetter) -> bool:
         """Move the head to the dead letters."""

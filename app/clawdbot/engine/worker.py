@@ -18,7 +18,7 @@ import redis
 from clawdbot import metrics
 from clawdbot.chat import Chat
 from clawdbot.engine.queue import DeadLetter, Lease, Queue, now_ms
-from clawdbot.errors import ClawdbotError, Final, LeaseLost, Retry
+from clawdbot.errors import ClawdbotError, Final, LeaseLost, Retry, Throttled
 from clawdbot.limits import jittered
 from clawdbot.message import Message
 
@@ -170,6 +170,10 @@ class Worker:
             if attempt > MAX_ATTEMPTS:
                 raise Final("every attempt ended without a result")
             answer = self._chat.handle(message, still_ours)
+        except Throttled as error:
+            self._queue.defer(lease, message, jittered(error.after or FIRST_BACKOFF), counts=False)
+            metrics.MESSAGES.labels(message.platform, "throttled").inc()
+            return
         except Retry as error:
             if attempt < MAX_ATTEMPTS:
                 self._defer(lease, message, attempt, error)

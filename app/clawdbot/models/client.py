@@ -6,11 +6,7 @@ of start and 59 MB in every process.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
-import hmac
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -30,7 +26,6 @@ BREAKER_FAILURES = 5
 BREAKER_SECONDS = 30.0
 PAUSE_SECONDS = 0.5
 LONGEST_PAUSE = 5.0
-JWT_SECONDS = 180
 
 BUSY = "The model is busy at the moment. Please try again in a minute."
 MISCONFIGURED = "The model service refuses this bot's key. Please tell the person who runs the bot."
@@ -95,13 +90,13 @@ class ChatModel:
         self,
         config: ModelConfig,
         web: Http,
-        oauth_token: Callable[[], str] | None = None,
+        credential: Callable[[], str],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """``oauth_token`` returns the token of services that want one instead of the key."""
+        """``credential`` returns what goes into ``Authorization: Bearer``, empty for nothing."""
         self._config = config
         self._http = web
-        self._oauth_token = oauth_token
+        self._credential = credential
         self._sleep = sleep
         self._breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
 
@@ -110,23 +105,29 @@ class ChatModel:
         wait = self._breaker.wait()
         if wait:
             raise Retry("model: circuit breaker is open", after=wait, apology=BUSY)
+        try:
+            answer = self._ask_twice(question)
+        except Retry:
+            self._breaker.failed()
+            raise
+        except Final:
+            # The service is there; it is the question or the key that it does not like.
+            self._breaker.succeeded()
+            raise
+        self._breaker.succeeded()
+        return answer
+
+    def _ask_twice(self, question: Question) -> str:
         end = time.monotonic() + TOTAL_SECONDS
         body = {"model": self._config.model, "messages": _messages(question), "stream": False}
         try:
-            answer = self._call(question, body, end)
+            return self._call(question, body, end)
         except Retry as error:
             pause = error.after if error.after is not None else jittered(PAUSE_SECONDS)
             if pause > LONGEST_PAUSE or time.monotonic() + pause >= end:
-                self._breaker.failed()
                 raise
-            self._sleep(pause)
-            try:
-                answer = self._call(question, body, end)
-            except Retry:
-                self._breaker.failed()
-                raise
-        self._breaker.succeeded()
-        return answer
+        self._sleep(pause)
+        return self._call(question, body, end)
 
     def _call(self, question: Question, body: dict[str, Any], end: float) -> str:
         timer = metrics.Timer()
@@ -143,7 +144,8 @@ class ChatModel:
                     fields[kind] = count
                     metrics.MODEL_TOKENS.labels(self._config.name, kind.removesuffix("_tokens")).inc(count)
         except ClawdbotError as error:
-            outcome = str(error).removeprefix("model: ").split(" ")[0]
+            reason = str(error).split(" ")
+            outcome = reason[1].rstrip(",") if reason[0] == "model:" else "failure"
             fields["reason"] = str(error)
             raise
         finally:
@@ -160,42 +162,13 @@ class ChatModel:
         return answer
 
     def _post(self, body: dict[str, Any], deadline: float) -> Response:
-        headers = {}
-        if credential := self._credential():
-            headers["Authorization"] = f"Bearer {credential}"
+        credential = self._credential()
+        headers = {"Authorization": f"Bearer {credential}"} if credential else {}
         url = f"{self._config.base_url}/chat/completions"
         try:
             return self._http.request("POST", url, payload=body, headers=headers, deadline=deadline)
         except TransportError as error:
             raise Retry(f"model: unreachable {error}", apology=BUSY) from None
-
-    def _credential(self) -> str:
-        key, secret = self._config.api_key, self._config.api_secret
-        if self._config.preset.auth == "zhipu-jwt":
-            if secret:
-                return zhipu_jwt(key, secret)
-            if key.count(".") == 1:
-                return zhipu_jwt(*key.split("."))
-        if self._oauth_token:
-            return self._oauth_token()
-        return key
-
-
-def zhipu_jwt(key_id: str, secret: str) -> str:
-    """Return Zhipu's signed token, good for three minutes.
-
-    Source: zhipuai 1.0.7 ``utils/jwt_token.py``: HS256, header with ``sign_type``, times in milliseconds.
-    """
-    now = time.time_ns() // 1_000_000
-    head = {"alg": "HS256", "sign_type": "SIGN"}
-    payload = {"api_key": key_id, "exp": now + JWT_SECONDS * 1000, "timestamp": now}
-    signed = b".".join(_base64url(json.dumps(part, separators=(",", ":")).encode()) for part in (head, payload))
-    signature = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
-    return b".".join((signed, _base64url(signature))).decode()
-
-
-def _base64url(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def _messages(question: Question) -> list[dict[str, Any]]:

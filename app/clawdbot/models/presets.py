@@ -18,8 +18,9 @@ class Preset:
         base_url: OpenAI-compatible base URL; empty for ``echo``.
         model: default model name.
         vision: True if that model reads pictures.
-        auth: ``none``, ``bearer``, ``zhipu-jwt`` or ``baidu-oauth``.
+        auth: ``none``, ``bearer``, ``zhipu-jwt`` or ``baidu-iam``.
         history_tokens: estimated tokens of history sent along.
+        iam_url: where ``baidu-iam`` gets its short-lived keys.
     """
 
     base_url: str
@@ -27,6 +28,7 @@ class Preset:
     vision: bool
     auth: str
     history_tokens: int
+    iam_url: str = ""
 
 
 @functools.cache

@@ -91,7 +91,6 @@ class DingTalk:
         self._send_by_api(message, content, on_written)
 
     def _send_by_session(self, webhook: str, content: str, on_written: Callable[[], None]) -> None:
-        self._limiter.wait(f"dingtalk-api:{self._config.app_key}", API_RATE)
         response = self._post("session", webhook, _webhook_body(content), on_written=on_written)
         self._check_errcode("session", response)
 

@@ -1,0 +1,257 @@
+"""What goes to DingTalk, against a server that follows a script."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+import redis
+from clawdbot.config import Settings
+from clawdbot.engine.queue import now_ms
+from clawdbot.errors import Final, Retry
+from clawdbot.http import Http, TooLarge
+from clawdbot.limits import Limiter
+from clawdbot.message import Message
+from clawdbot.platforms.dingtalk import client as module
+from clawdbot.platforms.dingtalk.client import DingTalk
+from clawdbot.platforms.dingtalk.crypto import robot_sign
+from clawdbot.store import key
+
+from .conftest import Reply, ScriptedServer
+
+SESSION = "/robot/sendBySession"
+TOKEN = "/v1.0/oauth2/accessToken"
+SINGLE = "/v1.0/robot/oToMessages/batchSend"
+GROUP = "/v1.0/robot/groupMessages/send"
+DOWNLOAD = "/v1.0/robot/messageFiles/download"
+OK = Reply({"errcode": 0, "errmsg": "ok"})
+
+
+@pytest.fixture
+def ding(settings: Settings, client: redis.Redis, server: ScriptedServer) -> DingTalk:
+    server.on(TOKEN, Reply({"accessToken": "t1", "expireIn": 7200}))
+    server.on(SESSION, OK)
+    server.on(SINGLE, Reply({"processQueryKey": "q", "invalidStaffIdList": []}))
+    server.on(GROUP, Reply({"processQueryKey": "q"}))
+    return make(settings, client)
+
+
+def make(settings: Settings, client: redis.Redis, **changes: Any) -> DingTalk:
+    assert settings.dingtalk
+    limiter = Limiter(client, sleep=lambda _: None)
+    return DingTalk(dataclasses.replace(settings.dingtalk, **changes), client, Http(), limiter)
+
+
+def message(server: ScriptedServer, *, group: bool = False, lives_ms: int = 600_000, **route: Any) -> Message:
+    known = {
+        "session_webhook": f"{server.url}{SESSION}?session=hidden",
+        "session_expires_ms": now_ms() + lives_ms,
+        "robot_code": "code",
+        "staff_id": "staff",
+    }
+    return Message("dingtalk", "m", "cid", group, "staff", 1, sender_name="Li", route=known | route)
+
+
+def send(ding: DingTalk, to: Message, content: str = "hello") -> list[str]:
+    written: list[str] = []
+    ding.send(to, "0", content, lambda: written.append("w"))
+    return written
+
+
+def test_answer_through_the_session(ding: DingTalk, server: ScriptedServer) -> None:
+    assert send(ding, message(server)) == ["w"]
+    [request] = server.requests
+    assert (request.path, request.query) == (SESSION, "session=hidden")
+    assert request.body == {"msgtype": "text", "text": {"content": "hello"}}
+    assert "authorization" not in request.headers
+    assert "x-acs-dingtalk-access-token" not in request.headers
+
+
+def test_markdown(ding: DingTalk, server: ScriptedServer) -> None:
+    send(ding, message(server), "# Title\n- a\n- b")
+    assert server.requests[0].body["markdown"] == {"title": "Title", "text": "# Title\n- a\n- b"}
+    send(ding, message(server, lives_ms=0), "**bold**")
+    assert json.loads(server.requests[-1].body["msgParam"]) == {"title": "bold", "text": "**bold**"}
+
+
+def test_dead_session_in_a_single_chat(ding: DingTalk, server: ScriptedServer) -> None:
+    server.on(SESSION, Reply({"errcode": 300001, "errmsg": "session not exist"}))
+    assert len(send(ding, message(server))) == 2
+    assert server.paths() == [SESSION, TOKEN, SINGLE]
+    body = server.requests[-1].body
+    assert (body["robotCode"], body["userIds"], body["msgKey"]) == ("code", ["staff"], "sampleText")
+    assert json.loads(body["msgParam"]) == {"content": "hello"}
+    assert server.requests[-1].headers["x-acs-dingtalk-access-token"] == "t1"
+
+
+def test_expired_session_in_a_group(ding: DingTalk, server: ScriptedServer) -> None:
+    send(ding, message(server, group=True, lives_ms=1000))
+    assert server.paths() == [TOKEN, GROUP]
+    assert server.requests[-1].body["openConversationId"] == "cid"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest",
+        "http://oapi.dingtalk.com/robot/sendBySession?session=x",
+        "https://oapi.dingtalk.com.evil.example/x",
+        "https://evil.example/oapi.dingtalk.com",
+        "https://user:pw@oapi.dingtalk.com/x",
+        "https://oapi.dingtalk.com:8443/x",
+        "https://[::1",
+        "gopher://oapi.dingtalk.com/",
+        "",
+    ],
+)
+def test_session_on_a_foreign_host_is_never_called(ding: DingTalk, server: ScriptedServer, url: str) -> None:
+    send(ding, message(server, session_webhook=url))
+    assert server.paths() == [TOKEN, SINGLE]
+
+
+def test_nobody_to_write_to(ding: DingTalk, server: ScriptedServer) -> None:
+    with pytest.raises(Final, match="no staff id"):
+        send(ding, message(server, lives_ms=0, staff_id=""))
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply({"invalidStaffIdList": ["staff"]}), Final),
+        (Reply({"filteredStaffIdList": ["staff"]}), Final),
+        (Reply({"flowControlledStaffIdList": ["staff"]}), Retry),
+        (Reply({"code": "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi"}, 403), Retry),
+        (Reply({"code": "Forbidden.AccessDenied.ApiCountLimitForOrg"}, 403), Final),
+        (Reply({"code": "param.error"}, 400), Final),
+        (Reply({}, 504), Retry),
+        (Reply(b"<html>banned</html>", 429), Retry),
+        (Reply({}, drop=True), Retry),
+    ],
+)
+def test_failures_of_the_server_api(ding: DingTalk, server: ScriptedServer, reply: Reply, error: type) -> None:
+    server.on(SINGLE, reply)
+    with pytest.raises(error):
+        send(ding, message(server, lives_ms=0))
+
+
+@pytest.mark.parametrize(
+    ("reply", "after"),
+    [
+        (Reply({"errcode": 130101}), 60.0),
+        (Reply({}, 500), None),
+        (Reply({}, 429, {"Retry-After": "7"}), 7.0),
+        (Reply({}, drop=True), None),
+    ],
+)
+def test_session_failures_to_try_again(ding: DingTalk, server: ScriptedServer, reply: Reply, after: float) -> None:
+    server.on(SESSION, reply)
+    with pytest.raises(Retry) as retry:
+        send(ding, message(server))
+    assert retry.value.after == after
+    assert "hidden" not in str(retry.value)
+    assert server.paths() == [SESSION]
+
+
+def test_refused_token_is_replaced_once(ding: DingTalk, server: ScriptedServer, client: redis.Redis) -> None:
+    server.on(TOKEN, Reply({"accessToken": "old", "expireIn": 7200}), Reply({"accessToken": "new", "expireIn": 7200}))
+    server.on(SINGLE, Reply({"code": "InvalidAuthentication"}, 401), Reply({"processQueryKey": "q"}))
+    send(ding, message(server, lives_ms=0))
+    assert server.paths() == [TOKEN, SINGLE, TOKEN, SINGLE]
+    [name] = client.keys(key("token", "*"))
+    assert client.get(name) == "new"
+    assert 6000 < client.ttl(name) < 7000
+    server.on(SINGLE, Reply({}, 401))
+    with pytest.raises(Retry, match="refused twice"):
+        send(ding, message(server, lives_ms=0))
+
+
+def test_wrong_secret(ding: DingTalk, server: ScriptedServer) -> None:
+    server.on(TOKEN, Reply({"code": "invalidClientIdOrSecret"}, 400))
+    with pytest.raises(Final, match="token answered 400"):
+        send(ding, message(server, lives_ms=0))
+
+
+def test_token_is_fetched_by_one_at_a_time(settings: Settings, client: redis.Redis, server: ScriptedServer) -> None:
+    server.on(TOKEN, Reply({"accessToken": "t", "expireIn": 7200}, delay=0.2))
+    server.on(SINGLE, Reply({"processQueryKey": "q"}))
+    threads = [
+        threading.Thread(target=send, args=(make(settings, client), message(server, lives_ms=0))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.paths().count(TOKEN) == 1
+    assert server.paths().count(SINGLE) == 8
+
+
+# Pictures
+
+
+def test_download(ding: DingTalk, server: ScriptedServer) -> None:
+    server.on(DOWNLOAD, Reply({"downloadUrl": f"{server.url}/file?sig=x"}))
+    server.on("/file", Reply(b"\x89PNG"))
+    assert ding.download(message(server), "code-1") == b"\x89PNG"
+    assert server.requests[1].body == {"downloadCode": "code-1", "robotCode": "code"}
+    assert "x-acs-dingtalk-access-token" not in server.requests[2].headers
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1/x", "https://evil.example/x", None, 5])
+def test_download_from_a_foreign_host(ding: DingTalk, server: ScriptedServer, url: Any) -> None:
+    server.on(DOWNLOAD, Reply({"downloadUrl": url}))
+    with pytest.raises(Final, match="not allowed"):
+        ding.download(message(server), "c")
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply({}, 503), Retry),
+        (Reply({}, 403), Final),
+        (Reply({}, 302, {"Location": "http://10.0.0.1/"}), Final),
+        (Reply({}, drop=True), Retry),
+        (Reply(b"x" * 2000), TooLarge),
+    ],
+)
+def test_failing_downloads(
+    ding: DingTalk, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, reply: Reply, error: type
+) -> None:
+    monkeypatch.setattr(module, "MAX_IMAGE_BYTES", 1000)
+    server.on(DOWNLOAD, Reply({"downloadUrl": f"{server.url}/file"}))
+    server.on("/file", reply)
+    with pytest.raises(error):
+        ding.download(message(server), "c")
+
+
+# Pushes
+
+
+def test_push_signs_and_leaves_the_stored_url_alone(
+    settings: Settings, client: redis.Redis, server: ScriptedServer
+) -> None:
+    server.on("/robot/send", OK)
+    ding = make(settings, client, access_token="tok", robot_secret="SECabc")
+    ding.push("a")
+    ding.push("b")
+    for request in server.requests:
+        query = {name: values[0] for name, values in parse_qs(request.query).items()}
+        assert set(query) == {"access_token", "timestamp", "sign"}
+        assert query["sign"] == robot_sign("SECabc", query["timestamp"])
+    make(settings, client, webhook_url=f"{server.url}/robot/send?access_token=in-the-url").push("c")
+    assert server.requests[-1].query == "access_token=in-the-url"
+
+
+@pytest.mark.parametrize(("code", "error"), [(310000, Final), (130101, Retry), (None, Final)])
+def test_refused_push(ding: DingTalk, server: ScriptedServer, code: int | None, error: type) -> None:
+    server.on("/robot/send", Reply({"errcode": code}))
+    with pytest.raises(error):
+        ding.push("a")
+
+
+def test_names_and_mentions_come_with_the_callback(ding: DingTalk, server: ScriptedServer) -> None:
+    assert ding.user_name(message(server)) == "Li"
+    assert ding.addressed(message(server, group=True))

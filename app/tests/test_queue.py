@@ -1,0 +1,259 @@
+"""The queue against a real Redis: once, in order, fenced."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+import redis
+from clawdbot.engine.queue import ATTEMPTS, READY, WAITING, DeadLetter, Queue, session_key
+from clawdbot.message import Message
+from clawdbot.store import PREFIX, key
+
+COUNTER = itertools.count()
+
+
+def message(conversation: str = "c", *, created_ms: int = 0, name: str = "") -> Message:
+    number = next(COUNTER)
+    return Message(
+        platform="dingtalk",
+        id=name or f"m{number}",
+        conversation=conversation,
+        group=False,
+        sender="u",
+        created_ms=created_ms or number + 1,
+        text="答",
+        images=("i",),
+        route={"a": 1},
+    )
+
+
+@pytest.fixture
+def queue(client: redis.Redis) -> Queue:
+    found = Queue(client, "one")
+    found.prepare()
+    found.prepare()
+    return found
+
+
+def other(queue: Queue) -> Queue:
+    return Queue(queue.client, "two")
+
+
+def finish_all(queue: Queue) -> list[str]:
+    """Work everything off and return the ids in order."""
+    done = []
+    while leases := queue.take(1, 1):
+        begun = queue.begin(leases[0])
+        assert begun
+        done.append(begun[0].id)
+        assert queue.done(leases[0], begun[0], None, 1)
+    return done
+
+
+def test_message_survives_the_queue(queue: Queue) -> None:
+    sent = message()
+    assert queue.accept(sent) == "accepted"
+    [lease] = queue.take(10, 1)
+    assert queue.begin(lease) == (sent, 1)
+
+
+def test_duplicates(queue: Queue) -> None:
+    sent = message()
+    assert [queue.accept(sent) for _ in range(3)] == ["accepted", "duplicate", "duplicate"]
+    assert finish_all(queue) == [sent.id]
+    assert queue.accept(sent) == "duplicate"
+
+
+def test_nothing_is_left_behind(queue: Queue) -> None:
+    """After the work only what expires by itself remains, and the empty stream."""
+    for _ in range(3):
+        queue.accept(message(), replay_guard="g")
+    finish_all(queue)
+    for name in queue.client.scan_iter(f"{PREFIX}*"):
+        assert name == READY or queue.client.ttl(name) > 0, name
+    assert queue.client.xlen(READY) == 0
+
+
+def test_order_within_a_conversation_and_one_lease(queue: Queue) -> None:
+    sent = [message("c") for _ in range(5)]
+    for each in sent:
+        queue.accept(each)
+    [lease] = queue.take(10, 1)
+    assert other(queue).take(10, 1) == []
+    begun = queue.begin(lease)
+    assert begun
+    queue.done(lease, begun[0], None, 1)
+    assert [begun[0].id, *finish_all(queue)] == [each.id for each in sent]
+
+
+def test_a_message_that_was_overtaken_gets_its_place_but_never_the_heads(queue: Queue) -> None:
+    times = {"a": 50, "b": 100, "late": 10, "between": 70, "same": 100, "last": 200}
+    for name, created_ms in times.items():
+        queue.accept(message("c", created_ms=created_ms, name=name))
+    assert finish_all(queue) == ["a", "late", "between", "b", "same", "last"]
+
+
+def test_conversations_run_side_by_side(queue: Queue) -> None:
+    for name in ("a", "b", "c"):
+        queue.accept(message(name))
+    assert {lease.conversation for lease in queue.take(10, 1)} == {"dingtalk:a", "dingtalk:b", "dingtalk:c"}
+
+
+def test_attempts_are_counted_until_the_message_is_done(queue: Queue) -> None:
+    first, second = message("c"), message("c")
+    queue.accept(first)
+    queue.accept(second)
+    [lease] = queue.take(1, 1)
+    assert [queue.begin(lease), queue.begin(lease)] == [(first, 1), (first, 2)]
+    queue.done(lease, first, None, 1)
+    [lease] = queue.take(1, 1)
+    assert queue.begin(lease) == (second, 1)
+    queue.done(lease, second, None, 1)
+    assert queue.client.hlen(ATTEMPTS) == 0
+
+
+def test_lease_that_is_lost_is_worth_nothing(queue: Queue) -> None:
+    sent = message()
+    queue.accept(sent)
+    [lease] = queue.take(1, 1)
+    thief = other(queue)
+    assert thief.reap(10, lease_ms=60_000) == []
+    time.sleep(0.02)
+    assert thief.reap(10, lease_ms=10) == [lease]
+    assert queue.owns(lease) is False
+    assert queue.begin(lease) is None
+    assert queue.done(lease, sent, "x", 60) is False
+    assert queue.defer(lease, sent, 1) is False
+    assert queue.bury(lease, DeadLetter(sent, "r", 1, 1)) is False
+    assert queue.client.get(session_key(sent.conversation_key)) is None
+    # A heartbeat must not steal it back.
+    assert queue.renew([lease.entry]) == {lease.entry}
+    assert thief.owns(lease)
+    assert thief.begin(lease) == (sent, 1)
+    assert thief.done(lease, sent, None, 1)
+
+
+def test_renewed_lease_is_nobodys_prey(queue: Queue) -> None:
+    queue.accept(message())
+    [lease] = queue.take(1, 1)
+    for _ in range(5):
+        time.sleep(0.02)
+        assert queue.renew([lease.entry]) == set()
+    assert other(queue).reap(10, lease_ms=60) == []
+
+
+def test_deferred_conversation_waits_and_keeps_its_order(queue: Queue) -> None:
+    first, second = message("c"), message("c")
+    queue.accept(first)
+    [lease] = queue.take(1, 1)
+    assert queue.defer(lease, first, 0.2)
+    queue.accept(second)
+    assert queue.promote() == 0
+    assert queue.take(1, 1) == []
+    assert queue.depth().delayed == 1
+    time.sleep(0.25)
+    assert queue.promote() == 1
+    assert finish_all(queue) == [first.id, second.id]
+
+
+def test_session_is_written_with_the_finish(queue: Queue) -> None:
+    name = session_key("dingtalk:c")
+    for session, expected in (("[1]", "[1]"), (None, "[1]"), ("", None)):
+        sent = message("c")
+        queue.accept(sent)
+        [lease] = queue.take(1, 1)
+        assert queue.done(lease, sent, session, 60)
+        assert queue.client.get(name) == expected
+
+
+def test_dead_letters(queue: Queue) -> None:
+    for name in ("a", "b"):
+        sent = message("c", name=name)
+        queue.accept(sent)
+        [lease] = queue.take(1, 1)
+        letter = DeadLetter(sent, "reason", ord(name), 6)
+        assert queue.bury(lease, letter)
+    dead = queue.dead()
+    assert [letter.message.id for letter in dead] == ["a", "b"]
+    assert dead[0].reason == "reason"
+    assert queue.depth().dead == 2
+    assert queue.drop(dead[0])
+    assert not queue.drop(dead[0])
+    assert queue.revive(dead[1])
+    assert not queue.revive(dead[1])
+    assert queue.dead() == []
+    assert finish_all(queue) == ["b"]
+
+
+def test_burying_lets_the_next_message_through(queue: Queue) -> None:
+    first, second = message("c"), message("c")
+    queue.accept(first)
+    queue.accept(second)
+    [lease] = queue.take(1, 1)
+    queue.bury(lease, DeadLetter(first, "r", 1, 1))
+    assert finish_all(queue) == [second.id]
+
+
+def test_depth(queue: Queue) -> None:
+    assert queue.depth().messages == 0
+    for _ in range(3):
+        queue.accept(message("c"))
+    time.sleep(0.05)
+    depth = queue.depth()
+    assert depth.messages == 3
+    assert 0.04 < depth.oldest_seconds < 5
+    finish_all(queue)
+    assert queue.client.zcard(WAITING) == 0
+    assert queue.depth().oldest_seconds == 0
+
+
+def test_lost_group_is_made_again(queue: Queue) -> None:
+    sent = message()
+    queue.accept(sent)
+    queue.client.xgroup_destroy(READY, "workers")
+    assert queue.take(1, 1) == []
+    assert finish_all(queue) == [sent.id]
+
+
+def test_idle_consumers_go_but_never_those_with_a_lease(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clawdbot.engine.queue.IDLE_CONSUMER_MS", -1)
+    queue.accept(message())
+    [lease] = queue.take(1, 1)
+    other(queue).take(1, 1)
+    queue.retire_idle_consumers()
+    assert [consumer["name"] for consumer in queue.client.xinfo_consumers(READY, "workers")] == ["one"]
+    assert queue.owns(lease)
+    queue.retire()
+    assert queue.owns(lease)
+
+
+def test_reaping_forgets_entries_that_are_gone(queue: Queue) -> None:
+    queue.accept(message())
+    [lease] = queue.take(1, 1)
+    queue.client.xdel(READY, lease.entry)
+    time.sleep(0.01)
+    assert other(queue).reap(10, 5) == []
+
+
+def test_entry_without_messages_is_cleared_away(queue: Queue) -> None:
+    queue.client.xadd(READY, {"conversation": "dingtalk:nobody"})
+    [lease] = queue.take(1, 1)
+    assert queue.begin(lease) is None
+    assert queue.client.xlen(READY) == 0
+
+
+def test_full_memory_drops_cache_entries_and_never_messages(queue: Queue) -> None:
+    """What ``volatile-ttl`` is for: the entries that end first go first, keys without an end stay."""
+    client = queue.client
+    most = client.config_get("maxmemory")["maxmemory"]
+    queue.accept(message("keep"))
+    try:
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 3_000_000)
+        for number in range(600):
+            client.set(key("cache", number), "x" * 10_000, ex=3600)
+        assert client.info("stats")["evicted_keys"] > 0
+    finally:
+        client.config_set("maxmemory", most)
+    assert len(finish_all(queue)) == 1

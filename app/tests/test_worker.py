@@ -1,0 +1,465 @@
+"""Worker and chat together: what becomes of a message, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from clawdbot import chat as chat_module
+from clawdbot.cache import Cache
+from clawdbot.chat import Chat
+from clawdbot.config import Access, Settings
+from clawdbot.engine import worker as worker_module
+from clawdbot.engine.queue import Lease, Queue, session_key
+from clawdbot.engine.worker import Worker
+from clawdbot.errors import Final, Retry
+from clawdbot.limits import Limiter
+from clawdbot.message import Message
+from clawdbot.models.client import Question
+from clawdbot.platforms.base import CallbackRequest, Platform, Received
+from clawdbot.store import connect, key
+
+from .conftest import RedisServer, eventually
+
+
+class FakePlatform:
+    """Remembers what users would have read; fails on demand."""
+
+    name = "dingtalk"
+    part_bytes = 200
+
+    def __init__(self) -> None:
+        self.read: list[tuple[str, str]] = []
+        self.failures: list[Exception] = []
+        self.after_writing: Callable[[], None] = lambda: None
+        self.deaf = False
+        self.picture = b"no picture"
+        self.downloads: list[Exception] = []
+
+    def receive(self, request: CallbackRequest) -> Received:
+        """Unused."""
+        raise NotImplementedError
+
+    def addressed(self, message: Message) -> bool:
+        """Whether the bot is meant."""
+        return not (message.group and self.deaf)
+
+    def user_name(self, message: Message) -> str:
+        """A name for some."""
+        return message.sender_name
+
+    def download(self, *_: object) -> bytes:
+        """The picture, or a failure."""
+        if self.downloads:
+            raise self.downloads.pop(0)
+        return self.picture
+
+    def send(self, message: Message, _: str, content: str, on_written: Callable[[], None]) -> None:
+        """Show it to the user, or fail before."""
+        if self.failures:
+            raise self.failures.pop(0)
+        self.read.append((message.id, content))
+        on_written()
+        self.after_writing()
+
+
+class FakeModel:
+    """Answers ``<text>!``; fails on demand."""
+
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
+        self.failures: list[Exception] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def ask(self, question: Question) -> str:
+        """Answer."""
+        self.questions.append(question)
+        self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        return f"{question.text}!"
+
+
+@dataclasses.dataclass
+class Rig:
+    """A bot without HTTP."""
+
+    settings: Settings
+    client: redis.Redis
+    platform: FakePlatform = dataclasses.field(default_factory=FakePlatform)
+    model: FakeModel = dataclasses.field(default_factory=FakeModel)
+    counter: int = 0
+
+    def __post_init__(self) -> None:
+        self.queue = Queue(self.client, "writer")
+        self.queue.prepare()
+
+    def worker(self, name: str = "w", *, slots: int = 4, lease_seconds: float = 30) -> Worker:
+        """A worker over the fakes."""
+        client = connect(self.settings.redis, timeout=2)
+        queue = Queue(client, name)
+        platforms: dict[str, Platform] = {"dingtalk": self.platform}
+        cache = Cache(client, enabled=self.settings.redis.enabled, ttl=60)
+        chat = Chat(self.settings, platforms, self.model, cache, Limiter(client), queue)
+        return Worker(queue, chat, slots=slots, lease_seconds=lease_seconds, ttl=60)
+
+    def say(self, text: str = "hello", conversation: str = "c", **fields: object) -> Message:
+        """Queue a message."""
+        self.counter += 1
+        base = Message("dingtalk", f"m{self.counter}", conversation, False, "u", self.counter, text=text)
+        message = dataclasses.replace(base, **fields)  # type: ignore[arg-type]  # tests pass what fits
+        assert self.queue.accept(message) == "accepted"
+        return message
+
+    def answers(self) -> list[str]:
+        """What users read."""
+        return [text for _, text in self.platform.read]
+
+    def idle(self) -> None:
+        """Wait until nothing waits."""
+        eventually(lambda: self.queue.depth().messages == 0)
+
+
+@contextlib.contextmanager
+def running(*workers: Worker) -> Iterator[None]:
+    threads = [threading.Thread(target=worker.run) for worker in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.stop()
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(worker_module, "POLL_MS", 20)
+
+
+@pytest.fixture
+def rig(settings: Settings, client: redis.Redis) -> Rig:
+    return Rig(settings, client)
+
+
+def talk(rig: Rig, *texts: str, **fields: object) -> list[str]:
+    """Say something and return all answers so far."""
+    for text in texts:
+        rig.say(text, **fields)
+    with running(rig.worker()):
+        rig.idle()
+    return rig.answers()
+
+
+def test_answers_in_order(rig: Rig) -> None:
+    expected = []
+    for number in range(30):
+        rig.say(str(number), conversation=f"c{number % 3}")
+        expected.append(f"{number}!")
+    with running(rig.worker("a"), rig.worker("b")):
+        rig.idle()
+    for start in range(3):
+        got = [text for name, text in rig.platform.read if (int(name[1:]) - 1) % 3 == start]
+        assert got == expected[start::3]
+
+
+def test_history_goes_along_and_is_forgotten_on_demand(rig: Rig) -> None:
+    rig.settings = dataclasses.replace(rig.settings, model=dataclasses.replace(model_of(rig), preset=long_memory(rig)))
+    assert talk(rig, "one", "two", "/reset", "three") == ["one!", "two!", chat_module.RESET, "three!"]
+    assert [list(question.history) for question in rig.model.questions] == [[], [("one", "one!")], []]
+
+
+def model_of(rig: Rig):  # type: ignore[no-untyped-def]  # a helper of two tests
+    assert rig.settings.model
+    return rig.settings.model
+
+
+def long_memory(rig: Rig):  # type: ignore[no-untyped-def]  # a helper of two tests
+    return dataclasses.replace(model_of(rig).preset, history_tokens=1000)
+
+
+def test_without_cache_it_works_and_remembers_nothing(rig: Rig) -> None:
+    rig.settings = dataclasses.replace(rig.settings, redis=dataclasses.replace(rig.settings.redis, enabled=False))
+    assert talk(rig, "one", "one") == ["one!", "one!"]
+    assert [list(question.history) for question in rig.model.questions] == [[], []]
+    assert rig.client.get(session_key("dingtalk:c")) is None
+
+
+def test_cached_output_is_for_the_same_user_in_the_same_situation_only(rig: Rig) -> None:
+    assert talk(rig, "hot", "hot") == ["hot!", "hot!"]
+    assert len(rig.model.questions) == 1
+    rig.say("hot", sender="somebody else")
+    rig.say("hot", conversation="d")
+    with running(rig.worker()):
+        rig.idle()
+    assert len(rig.model.questions) == 2
+
+
+def test_commands(rig: Rig) -> None:
+    help_text, status = talk(rig, "/HELP", "/status", sender_name="Li Lei")
+    assert "/reset" in help_text
+    assert "you: Li Lei" in status
+    assert "model: echo" in status
+    assert rig.model.questions == []
+
+
+def test_long_answers_are_split(rig: Rig) -> None:
+    talk(rig, "word " * 100)
+    assert len(rig.platform.read) > 2
+    assert "".join(rig.answers()).replace(" ", "") == "word" * 100 + "!"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"unsupported": "audio"}, "audio"),
+        ({"text": ""}, "empty message"),
+        ({"images": ("a",)}, "PNG, JPEG"),
+    ],
+)
+def test_polite_refusals(rig: Rig, fields: dict[str, object], expected: str) -> None:
+    rig.say(**fields)  # type: ignore[arg-type]  # fields of Message
+    with running(rig.worker()):
+        rig.idle()
+    [answer] = rig.answers()
+    assert expected in answer
+
+
+def test_model_without_eyes(rig: Rig) -> None:
+    rig.settings = dataclasses.replace(rig.settings, model=dataclasses.replace(model_of(rig), vision=False))
+    assert talk(rig, "what is it?", images=("a",)) == [chat_module.NO_VISION]
+
+
+def test_picture_that_cannot_be_fetched(rig: Rig) -> None:
+    rig.platform.downloads = [Retry("busy"), Final("gone")]
+    assert talk(rig, "", images=("a",)) == [chat_module.NO_DOWNLOAD]
+
+
+def test_allow_lists(rig: Rig) -> None:
+    assert rig.settings.dingtalk
+    access = Access(users=("friend",), conversations=("c",))
+    rig.settings = dataclasses.replace(rig.settings, dingtalk=dataclasses.replace(rig.settings.dingtalk, access=access))
+    rig.say("a", sender="friend")
+    rig.say("b", sender="stranger")
+    rig.say("c", sender="friend", conversation="elsewhere")
+    with running(rig.worker()):
+        rig.idle()
+    assert sorted(rig.answers()) == sorted(["a!", chat_module.NOT_ALLOWED])
+
+
+def test_group_messages_for_others(rig: Rig) -> None:
+    rig.platform.deaf = True
+    assert talk(rig, "psst", group=True) == []
+
+
+def test_user_rate_limit(rig: Rig) -> None:
+    rig.settings = dataclasses.replace(rig.settings, user_messages_per_minute=2)
+    answers = talk(rig, "1", "2", "3")
+    assert answers == ["1!", "2!", chat_module.SLOW_DOWN]
+
+
+# Failures
+
+
+def test_model_failure_is_tried_again(rig: Rig) -> None:
+    rig.model.failures = [Retry("model: server_error", apology="busy"), Retry("model: server_error", apology="busy")]
+    assert talk(rig, "a", "b") == ["a!", "b!"]
+
+
+def test_model_that_stays_broken_ends_in_one_apology_and_a_dead_letter(rig: Rig) -> None:
+    rig.model.failures = [Retry("model: server_error", apology="busy, sorry")] * worker_module.MAX_ATTEMPTS
+    assert talk(rig, "a", "b") == ["busy, sorry", "b!"]
+    [letter] = rig.queue.dead()
+    assert (letter.message.text, letter.attempts) == ("a", worker_module.MAX_ATTEMPTS)
+    rig.queue.revive(letter)
+    with running(rig.worker()):
+        rig.idle()
+    assert rig.answers()[-1] == "a!"
+
+
+def test_final_model_failure_is_told_at_once(rig: Rig) -> None:
+    rig.model.failures = [Final("model: auth", apology="key refused")]
+    assert talk(rig, "a", "b") == ["key refused", "b!"]
+    assert rig.queue.dead() == []
+
+
+def test_final_platform_failure_does_not_block_the_conversation(rig: Rig) -> None:
+    rig.platform.failures = [Final("bot was removed"), Final("bot was removed")]
+    assert talk(rig, "a", "b") == ["b!"]
+    assert [letter.reason for letter in rig.queue.dead()] == ["bot was removed"]
+
+
+def test_platform_failure_does_not_pay_the_model_twice(rig: Rig) -> None:
+    rig.platform.failures = [Retry("too fast", after=0.01), Retry("too fast", after=0.01)]
+    assert talk(rig, "a") == ["a!"]
+    assert len(rig.model.questions) == 1
+
+
+def test_bug_is_an_apology_and_not_a_loop(rig: Rig) -> None:
+    rig.model.failures = [KeyError("oops")]
+    assert talk(rig, "a", "b") == [worker_module.UNEXPECTED, "b!"]
+    assert [letter.reason for letter in rig.queue.dead()] == ["KeyError"]
+
+
+def test_message_that_kills_its_workers_is_given_up(rig: Rig) -> None:
+    sent = rig.say("poison")
+    rig.client.hset(key("attempts"), sent.conversation_key, worker_module.MAX_ATTEMPTS)
+    with running(rig.worker()):
+        rig.idle()
+    assert rig.answers() == [chat_module.GAVE_UP]
+    assert rig.model.questions == []
+
+
+def test_platform_that_was_switched_off(rig: Rig) -> None:
+    rig.say("a", platform="feishu")
+    with running(rig.worker()):
+        rig.idle()
+    assert [letter.message.platform for letter in rig.queue.dead()] == ["feishu"]
+
+
+# Crashes
+
+
+def test_crash_after_the_model_answered(rig: Rig) -> None:
+    """The next worker sends what the first one decided."""
+    sent = rig.say("a")
+    first = rig.worker("first")
+    [lease] = first._queue.take(1, 1)
+    rig.platform.failures = [SystemExit()]  # type: ignore[list-item]  # dies without a word
+    with pytest.raises(SystemExit):
+        first._chat.handle(sent, lambda: None)
+    with running(rig.worker("second", lease_seconds=0.2)):
+        rig.idle()
+    assert rig.answers() == ["a!"]
+    assert len(rig.model.questions) == 1
+    assert not rig.queue.owns(lease)
+
+
+def test_crash_after_the_answer_went_out(rig: Rig) -> None:
+    """Part by part: what the user has read is not sent again."""
+    sent = rig.say("word " * 60)
+    first = rig.worker("first")
+    first._queue.take(1, 1)
+
+    def die() -> None:
+        if len(rig.platform.read) == 2:
+            raise SystemExit
+
+    rig.platform.after_writing = die
+    with pytest.raises(SystemExit):
+        first._chat.handle(sent, lambda: None)
+    rig.platform.after_writing = lambda: None
+    with running(rig.worker("second", lease_seconds=0.2)):
+        rig.idle()
+    assert "".join(rig.answers()).replace(" ", "") == "word" * 60 + "!"
+    assert len(rig.answers()) == len(set(enumerate(rig.answers())))
+
+
+def test_worker_that_was_frozen_sends_nothing(rig: Rig) -> None:
+    """It lost its lease while the model was thinking; whoever has it now answers."""
+    rig.say("a")
+    rig.model.gate.clear()
+    slow = rig.worker("slow")
+    slow._queue.renew = lambda _: set()  # type: ignore[method-assign]  # a heart that has stopped
+    with running(slow):
+        eventually(lambda: rig.model.questions)
+        time.sleep(0.05)
+        thief = Queue(rig.client, "thief")
+        [lease] = thief.reap(1, lease_ms=20)
+        rig.model.gate.set()
+        time.sleep(0.3)
+        assert rig.answers() == []
+        begun = thief.begin(lease)
+        assert begun
+        assert begun[1] == 2
+        assert thief.done(lease, begun[0], None, 1)
+
+
+def test_heartbeat_keeps_the_lease_of_a_slow_answer(rig: Rig) -> None:
+    rig.say("a")
+    rig.model.gate.clear()
+    with running(rig.worker("slow", lease_seconds=0.4), rig.worker("eager", lease_seconds=0.4)):
+        eventually(lambda: rig.model.questions)
+        time.sleep(1.2)
+        rig.model.gate.set()
+        rig.idle()
+    assert rig.answers() == ["a!"]
+    assert len(rig.model.questions) == 1
+
+
+def test_own_abandoned_looking_lease_is_not_worked_on_twice(rig: Rig) -> None:
+    rig.say("a")
+    rig.model.gate.clear()
+    worker = rig.worker("one", lease_seconds=0.3)
+    beat = worker._queue.renew
+    worker._queue.renew = lambda _: set()  # type: ignore[method-assign]  # frozen for a while
+    with running(worker):
+        eventually(lambda: rig.model.questions)
+        time.sleep(1)
+        worker._queue.renew = beat  # type: ignore[method-assign]
+        rig.model.gate.set()
+        rig.idle()
+    assert rig.answers() == ["a!"]
+    assert len(rig.model.questions) == 1
+
+
+def test_drain_finishes_what_is_in_work_and_takes_nothing_more(rig: Rig) -> None:
+    rig.say("a", conversation="a")
+    rig.model.gate.clear()
+    worker = rig.worker()
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    eventually(lambda: rig.model.questions)
+    worker.stop()
+    time.sleep(0.1)
+    rig.say("b", conversation="b")
+    assert thread.is_alive()
+    rig.model.gate.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert rig.answers() == ["a!"]
+    assert rig.queue.depth().messages == 1
+    assert [found["name"] for found in rig.client.xinfo_consumers(key("ready"), "workers")] == []
+
+
+def test_redis_comes_back(rig: Rig, redis_server: RedisServer) -> None:
+    """Redis dies right after the answer went out: the worker insists on writing that down."""
+
+    def kill_redis() -> None:
+        rig.platform.after_writing = lambda: None
+        redis_server.kill()
+        timer = threading.Timer(1.0, redis_server.start)
+        timer.start()
+
+    original = rig.platform.send
+
+    def send(message: Message, part: str, content: str, on_written: Callable[[], None]) -> None:
+        if message.text == "a":
+            kill_redis()
+        original(message, part, content, on_written)
+
+    rig.platform.send = send  # type: ignore[method-assign]
+    rig.say("a", conversation="a")
+    with running(rig.worker(lease_seconds=1)):
+        eventually(lambda: rig.platform.read)
+        eventually(lambda: redis_server.process)
+        rig.say("b", conversation="b")
+        rig.idle()
+    assert sorted(rig.answers()) == ["a!", "b!"]
+
+
+def test_unknown_lease_is_left_alone(rig: Rig) -> None:
+    worker = rig.worker()
+    worker._free.acquire()
+    worker._work(Lease("0-1", "dingtalk:nobody"))
+    assert rig.answers() == []
