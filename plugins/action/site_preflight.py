@@ -236,11 +236,18 @@ class Preflight:
             for text in leaves(value):
                 if PLACEHOLDER.fullmatch(text.strip()):
                     self.add(name, f"still holds the placeholder {text.strip()!r}; write the real value", host)
-            checked = {**option, "required": False}
-            errors = ArgumentSpecValidator({name: checked}).validate({name: value}).error_messages
-            for error in errors:
+            for error in self.type_errors(name, option, value):
                 secret = option.get("no_log", False)
                 self.add(name, "has the wrong type or value" if secret else error.removesuffix("."), host)
+
+    @staticmethod
+    def type_errors(name: str, option: Spec, value: object) -> list[str]:
+        """What Ansible would say of the value; stricter for texts, which it makes of anything."""
+        if option.get("type", "str") in ("str", "path") and isinstance(value, list | Mapping):
+            return [f"must be a text, not a {'list' if isinstance(value, list) else 'mapping'}"]
+        checked = {**option, "required": False}
+        errors: list[str] = ArgumentSpecValidator({name: checked}).validate({name: value}).error_messages
+        return errors
 
     def check_required(self, host: str, variables: Mapping[str, Any]) -> None:
         """What the inventory has to bring is there."""

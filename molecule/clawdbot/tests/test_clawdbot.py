@@ -1,0 +1,109 @@
+"""The bot on one node: it serves, keeps its secrets, loses no log line and comes back after a kill."""
+
+import json
+import time
+
+import pytest
+from testinfra.host import Host
+
+HOME = "/opt/clawdbot"
+LINES = 10_000
+
+# Writes numbered lines through the bot's own handler as the bot's own user, at about 1000 a second.
+WRITER = f"""
+import logging, time
+from clawdbot.logs import SocketLineHandler
+handler = SocketLineHandler("/run/clawdbot-log/socket", "clawdbot-model_api")
+handler.setFormatter(logging.Formatter("%(message)s"))
+for number in range({LINES}):
+    handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "rotation %d" % number, None, None))
+    if number % 50 == 0:
+        time.sleep(0.05)
+"""
+
+
+def get(host: Host, path: str) -> str:
+    """Body of an answer of the bot."""
+    program = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:18789{path}', timeout=5).read().decode())"
+    return host.check_output(f'python3 -c "{program}"').strip()
+
+
+def wait_until_ready(host: Host) -> None:
+    """Waits up to 20 s for the bot."""
+    for _ in range(40):
+        if host.run("python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:18789/ready')\"").rc == 0:
+            return
+        time.sleep(0.5)
+    pytest.fail("the bot did not become ready within 20 s")
+
+
+def test_health_is_exactly_what_is_promised(host: Host) -> None:
+    assert get(host, "/health") == '{"status":"healthy"}'
+
+
+def test_ready_knows_redis(host: Host) -> None:
+    assert json.loads(get(host, "/ready"))["status"] == "ready"
+    host.check_output("sudo systemctl stop redis-server")
+    try:
+        assert host.run("python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:18789/ready')\"").rc != 0
+        assert get(host, "/health") == '{"status":"healthy"}'
+    finally:
+        host.check_output("sudo systemctl start redis-server")
+    wait_until_ready(host)
+
+
+def test_the_operators_shell_has_the_models_key(host: Host) -> None:
+    shell = "sudo --login bash -ic 'echo $MODEL_API_KEY $MODEL_API_SECRET' 2>/dev/null"
+    assert host.check_output(shell).strip() == "sk-scenario scenario-half"
+
+
+@pytest.mark.parametrize("name", ["clawdbot.env", "dingtalk.yaml", "cache.yaml"])
+def test_secrets_are_for_one_reader(host: Host, name: str) -> None:
+    assert host.run(f"cat {HOME}/config/{name}").rc != 0, "an ordinary user can read it"
+    assert host.run(f"sudo cat {HOME}/config/{name}").rc == 0
+
+
+def test_no_secret_in_a_process_list_or_a_log(host: Host) -> None:
+    seen = host.check_output(f"sudo ps axww -o args; sudo cat {HOME}/logs/*.log; sudo journalctl --no-pager -u 'clawdbot*'")
+    for secret in ("sk-scenario", "scenario-half", "scenario-app-secret", "scenario-token"):
+        assert secret not in seen
+
+
+def test_the_command_line_reads_the_same_configuration(host: Host) -> None:
+    assert "Traceback" not in host.check_output("sudo clawdbot queue")
+
+
+@pytest.mark.parametrize("unit", ["clawdbot.service", "clawdbot-worker.service"])
+def test_units_are_confined(host: Host, unit: str) -> None:
+    said = host.check_output(f"systemd-analyze security --no-pager {unit} | tail -n 1")
+    exposure = float(said.split(":")[1].split()[0])
+    assert exposure <= 2.0, said
+
+
+@pytest.mark.parametrize("unit", ["clawdbot.service", "clawdbot-worker.service"])
+def test_a_killed_process_comes_back_by_itself(host: Host, unit: str) -> None:
+    before = host.check_output(f"systemctl show -P MainPID {unit}")
+    host.check_output(f"sudo kill -9 {before}")
+    wait_until_ready(host)  # the socket holds the connection until the new process takes it
+    for _ in range(40):
+        if host.run(f"systemctl is-active {unit}").stdout.strip() == "active":
+            break
+        time.sleep(0.5)
+    assert host.check_output(f"systemctl show -P MainPID {unit}") not in ("0", before)
+
+
+def test_rotation_under_writes_loses_and_doubles_no_line(host: Host) -> None:
+    host.check_output(f"sudo rm -f {HOME}/logs/model_api.log.*")
+    writer = f"cd {HOME}/current && sudo setpriv --reuid=clawdbot --regid=clawdbot --clear-groups venv/bin/python -c '{WRITER}'"
+    rotate = "for i in 1 2 3 4 5 6 7; do sleep 1; sudo logrotate --force /etc/logrotate.d/clawdbot; done"
+    host.check_output(f"({writer}) & {rotate}; wait; sleep 1")
+
+    found = host.check_output(f"sudo sh -c 'zcat --force {HOME}/logs/model_api.log*'").splitlines()
+    numbers = sorted(int(line.split()[1]) for line in found if line.startswith("rotation "))
+    assert numbers == list(range(LINES))
+
+    rotated = host.check_output(f"sudo sh -c 'stat -c \"%a %U:%G %s %n\" {HOME}/logs/model_api.log*'").splitlines()
+    assert len(rotated) == 8, f"one live file and seven rotated ones are expected: {rotated}"
+    assert sum(int(line.split()[2]) > 0 for line in rotated) >= 5, "the rotations did not happen under writes"
+    assert rotated[0].startswith("640 root:adm")
+    assert all(line.startswith("640 ") for line in rotated), rotated
