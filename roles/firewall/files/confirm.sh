@@ -1,0 +1,15 @@
+# Runs on the host, as root: keeps the ruleset that is loaded, also over a reboot.
+state=/var/lib/clawdbot/firewall
+systemctl stop clawdbot-firewall-rollback.timer
+install -m 0600 "$state/candidate.nft" /etc/nftables.conf.new
+mv /etc/nftables.conf.new /etc/nftables.conf
+nft --stateless --terse list table inet clawdbot | sha256sum >"$state/rules.sha256"
+# The unit of the distribution flushes the rules of everyone when it stops.
+install -d -m 0755 /etc/systemd/system/nftables.service.d
+cat >/etc/systemd/system/nftables.service.d/clawdbot.conf <<END
+[Service]
+ExecStop=
+ExecStop=-/usr/sbin/nft delete table inet clawdbot
+END
+systemctl daemon-reload
+systemctl enable --quiet --now nftables.service

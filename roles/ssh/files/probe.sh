@@ -1,0 +1,27 @@
+# Runs on the host, as root, at every login that looks for the SSH port. Prints one line of JSON about that login.
+# Arguments: the port sshd shall listen on; "yes" to take over from a run that died.
+wanted=$1
+
+# sudo hides SSH_CONNECTION from us, but one of our ancestors still has it.
+connection=${SSH_CONNECTION-} pid=$PPID
+while [ -z "$connection" ] && [ "$pid" -gt 1 ]; do
+    connection=$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^SSH_CONNECTION=//p')
+    pid=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status")
+done
+# client's address, client's port, server's address, server's port
+# shellcheck disable=SC2086  # four words
+set -- "$2" $connection
+port=$5
+
+if [ "$1" = yes ]; then
+    # From here on this run decides; a restore that has already begun is waited for.
+    systemctl stop clawdbot-ssh-rollback.timer 2>/dev/null || true # no such timer: nobody died
+    while systemctl is-active --quiet clawdbot-ssh-rollback.service; do sleep 0.2; done
+fi
+if [ -z "$(ss -Hltn "sport = :$port")" ]; then
+    echo "nobody listens on port $port any more" >&2
+    exit 1
+fi
+# A socket unit of systemd holds the port on behalf of sshd.
+holder=$(ss -Hltnp "sport = :$wanted" | sed -n 's/.*users:(("\([^"]*\)".*/\1/p' | grep -vxE 'sshd|systemd' | head -n 1 || true)
+printf '{"client": "%s", "server": "%s", "user": "%s", "taken": "%s"}\n' "$2" "$4" "${SUDO_USER:-$(id -un)}" "$holder"
