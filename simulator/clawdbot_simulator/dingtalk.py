@@ -39,9 +39,7 @@ def fault_answer(endpoint: str, fault: Fault) -> Refusal | None:
     if fault.kind == "rate_limit":
         if endpoint in OAPI:
             return refuse_oapi(130101, "send too fast")
-        refusal = refuse(403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", "the QPS limit is exceeded")
-        refusal.headers["Retry-After"] = str(fault.retry_after)
-        return refusal
+        return refuse(403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", "the QPS limit is exceeded")
     if fault.kind == "server_error":
         return refuse(500, "ServiceUnavailable", "the service is unavailable")
     if fault.kind == "dead_session":

@@ -10,7 +10,8 @@ from flask import Blueprint, Response, jsonify, request
 from clawdbot_simulator.faults import Fault
 from clawdbot_simulator.simulation import Refusal, Simulation, json_body
 
-MODELS = ("sim-chat", "sim-vision")
+# Longer texts of a conversation are cut in the records.
+RECORDED_CHARACTERS = 10_000
 
 
 def refuse(status: int, code: str, message: str, kind: str = "invalid_request_error") -> Refusal:
@@ -45,7 +46,7 @@ def blueprint(sim: Simulation) -> Blueprint:
         require_key()
         return jsonify(
             object="list",
-            data=[{"id": name, "object": "model", "owned_by": "simulator"} for name in MODELS],
+            data=[{"id": "sim-chat", "object": "model", "owned_by": "simulator"}],
         )
 
     @routes.post("/chat/completions")
@@ -53,19 +54,17 @@ def blueprint(sim: Simulation) -> Blueprint:
         require_key()
         body = json_body()
         name, messages = body.get("model"), body.get("messages")
-        if name not in MODELS:
+        if not isinstance(name, str) or not name:
             raise refuse(404, "model_not_found", f"The model {name!r} does not exist")
         if not isinstance(messages, list) or not messages:
             raise refuse(400, "invalid_messages", "'messages' must be a non-empty array")
         if body.get("stream"):
             raise refuse(400, "unsupported", "The simulator does not stream")
         question, images = _read(messages[-1])
-        if images and name != "sim-vision":
-            raise refuse(400, "invalid_image", f"{name} does not support image input")
         text = sim.model_answer
         if text is None:
-            text = f"echo: {question}" + (f" [{images} image(s)]" if images else "")
-        sim.records.add("model", "model.chat", text=question, model=name, images=images, messages=messages)
+            text = f"echo: {question}" + (f" [{len(images)} image(s)]" if images else "")
+        sim.records.add("model", "model.chat", text=question, model=name, images=images, messages=_shortened(messages))
         asked, said = len(str(messages)) // 4, len(text) // 4
         return jsonify(
             id="chatcmpl-" + secrets.token_hex(12),
@@ -89,14 +88,26 @@ def blueprint(sim: Simulation) -> Blueprint:
     return routes
 
 
-def _read(message: Any) -> tuple[str, int]:
-    """Text and number of images of a chat message; images must be base64 data URLs."""
+def _shortened(value: Any) -> Any:
+    """A JSON value with its long strings cut."""
+    if isinstance(value, str):
+        return value[:RECORDED_CHARACTERS]
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    return value
+
+
+def _read(message: Any) -> tuple[str, list[dict[str, object]]]:
+    """Text of a chat message, and type and size in bytes of its images, which must be data URLs."""
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, str):
-        return content, 0
+        return content, []
     if not isinstance(content, list):
         raise refuse(400, "invalid_content", "'content' must be a string or an array of parts")
-    text, images = [], 0
+    text: list[str] = []
+    images: list[dict[str, object]] = []
     for part in content:
         if part.get("type") == "text":
             text.append(str(part.get("text", "")))
@@ -104,10 +115,10 @@ def _read(message: Any) -> tuple[str, int]:
             url = str(part.get("image_url", {}).get("url", ""))
             head, _, data = url.partition(";base64,")
             try:
-                readable = head.startswith("data:image/") and base64.b64decode(data, validate=True)
+                image = base64.b64decode(data, validate=True)
             except ValueError:
-                readable = False
-            if not readable:
+                image = b""
+            if not image or not head.startswith("data:image/"):
                 raise refuse(400, "invalid_image_url", "expected a base64 data URL of an image")
-            images += 1
+            images.append({"type": head.removeprefix("data:"), "bytes": len(image)})
     return "\n".join(text), images

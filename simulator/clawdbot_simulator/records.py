@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 Kind = Literal["message", "token", "model", "download", "lookup", "refused"]
 
-# Enough for an hour of load; the oldest records are dropped after that.
-CAPACITY = 500_000
+# Enough for an hour of load; then the oldest records are dropped.
+CAPACITY = 200_000
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def toy_bot(control: Control, behaviour: Behaviour = good, batch: int = 1) -> It
     """
     api = Api(control)
     app = Flask("toy_bot")
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
+    lock = threading.Lock()
     work: queue.Queue[Callable[[], None] | None] = queue.Queue()
 
     def deliver(texts: list[str], answer: Callable[[str], object]) -> None:
@@ -112,12 +113,13 @@ def toy_bot(control: Control, behaviour: Behaviour = good, batch: int = 1) -> It
             answer(text)
 
     def accept(message_id: str, text: str, answer: Callable[[str], object]) -> tuple[str, int]:
-        if message_id not in seen:
-            texts = behaviour(len(seen), text)
-            if texts is None:
-                return "", 503
-            seen[message_id] = len(seen)
-            work.put(lambda: deliver(texts, answer))
+        with lock:
+            if message_id not in seen:
+                texts = behaviour(len(seen), text)
+                if texts is None:
+                    return "", 503
+                seen.add(message_id)
+                work.put(lambda: deliver(texts, answer))
         return "{}", 200
 
     @app.post("/api/dingtalk/callback")

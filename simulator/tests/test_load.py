@@ -29,7 +29,7 @@ def test_a_good_bot(sim: Control) -> None:
     report = run(sim)
     assert report.ok, report.summary()
     assert (report.messages, report.accepted, report.answered_once, report.requests) == (100, 100, 100, 100)
-    assert 90 < report.rate <= 100
+    assert 50 < report.rate <= 100
     assert 0 < report.ack_p50_ms <= report.ack_p99_ms <= report.ack_max_ms
     assert report.summary().startswith("ok: 100 messages at ")
 
@@ -61,9 +61,9 @@ def test_apologies(sim: Control) -> None:
 
 
 def test_disorder(sim: Control) -> None:
-    report = run(sim, batch=10, plan=replace(PLAN, conversations=2))
-    assert (report.ok, report.answered_once) == (False, 100)
-    assert report.out_of_order > 50
+    report = run(sim, batch=10, plan=replace(PLAN, rate=20, duration=2, conversations=1))
+    assert (report.ok, report.answered_once) == (False, 40)
+    assert report.out_of_order >= 4  # at the least the first of each batch, answered last
 
 
 def test_refused_callbacks(sim: Control) -> None:
@@ -88,7 +88,7 @@ def test_an_absent_bot(sim: Control) -> None:
 def test_messages_under_way_together_have_no_order(sim: Control) -> None:
     def message(sent: float, accepted: float, answer: int) -> Message:
         record = Record(answer, 0, "message", "feishu.reply")
-        return Message(Feishu(sim.config).text("Bob", "hi"), sent, accepted, [record])
+        return Message(lambda: Feishu(sim.config).text("Bob", "hi"), sent, accepted, [record])
 
     assert load.out_of_order([message(1, 3, answer=2), message(2, 4, answer=1)]) == 0
     assert load.out_of_order([message(1, 2, answer=2), message(3, 4, answer=1)]) == 1

@@ -255,15 +255,14 @@ def test_the_model_sees_pictures_as_data_urls_only(api: Api, sim: Control) -> No
         return [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": url}}]
 
     good = "data:image/png;base64," + base64.b64encode(PNG).decode()
-    assert said(ask(api, content(good), "sim-vision")) == "echo: what? [1 image(s)]"
-    assert sim.records(kind="model")[0].detail["images"] == 1
-    assert ask(api, content(good)).json()["error"]["code"] == "invalid_image"
+    assert said(ask(api, content(good))) == "echo: what? [1 image(s)]"
+    assert sim.records(kind="model")[0].detail["images"] == [{"type": "image/png", "bytes": len(PNG)}]
     for bad in ("https://example.com/a.png", "data:image/png;base64,%%", "data:image/png;base64,"):
-        assert ask(api, content(bad), "sim-vision").json()["error"]["code"] == "invalid_image_url"
+        assert ask(api, content(bad)).json()["error"]["code"] == "invalid_image_url"
 
 
-def test_the_model_refuses_a_wrong_key_and_an_unknown_name(api: Api) -> None:
-    assert ask(api, "hi", "gpt-1").status_code == 404
+def test_the_model_refuses_a_wrong_key_and_a_missing_name(api: Api) -> None:
+    assert ask(api, "hi", "").status_code == 404
     api.model = {"Authorization": "Bearer wrong"}
     assert ask(api, "hi").status_code == 401
 
