@@ -24,4 +24,8 @@ if [ -z "$(ss -Hltn "sport = :$port")" ]; then
 fi
 # A socket unit of systemd holds the port on behalf of sshd.
 holder=$(ss -Hltnp "sport = :$wanted" | sed -n 's/.*users:(("\([^"]*\)".*/\1/p' | grep -vxE 'sshd|systemd' | head -n 1 || true)
-printf '{"client": "%s", "server": "%s", "user": "%s", "taken": "%s"}\n' "$2" "$4" "${SUDO_USER:-$(id -un)}" "$holder"
+user=${SUDO_USER:-$(id -un)}
+# The key this login was accepted with; the journal may have forgotten an old one.
+key=$(journalctl --quiet --identifier=sshd --identifier=sshd-session --output=cat --lines=1000 |
+    sed -n "s/^Accepted publickey for $user from $2 port $3 .*\(SHA256:[^ ]*\)$/\1/p" | tail -n 1)
+printf '{"client": "%s", "server": "%s", "user": "%s", "key": "%s", "taken": "%s"}\n' "$2" "$4" "$user" "$key" "$holder"
