@@ -73,18 +73,18 @@ def test_serve_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
     path.write_text(config.to_json())
     command = [sys.executable, "-m", "clawdbot_simulator", "serve", "--config", str(path), "--port", port]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith(f"simulator on 127.0.0.1:{port}")
-        assert Control(config).records() == []
-        taken = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=20, check=False)
-        assert (taken.returncode, taken.stderr) == (2, f"cannot listen on 127.0.0.1:{port}: Address already in use\n")
-        process.terminate()
-        assert process.wait(10) == 0
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(f"simulator on 127.0.0.1:{port}")
+            assert Control(config).records() == []
+            taken = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=20, check=False)
+            refusal = f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
+            assert (taken.returncode, taken.stderr) == (2, refusal)
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
 
 
 def test_new_config_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

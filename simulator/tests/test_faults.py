@@ -47,6 +47,13 @@ def test_a_count_limits_the_hits(api: Api, sim: Control, message_id: str) -> Non
     assert sim.faults()[0].hits == 2
 
 
+def test_control_requests_and_unknown_paths_are_not_hit(api: Api, sim: Control, message_id: str) -> None:
+    sim.add_fault("*", "server_error", count=1)
+    assert api.get("/v1.0/nothing").status_code == 404
+    assert sim.records(kind="message") == []
+    assert [api.reply(message_id).status_code for _ in range(2)] == [500, 200]
+
+
 def test_faults_end_when_they_are_cleared(api: Api, sim: Control, message_id: str) -> None:
     sim.add_fault("feishu.reply", "server_error")
     assert api.reply(message_id).status_code == 500
