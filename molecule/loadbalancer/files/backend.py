@@ -16,6 +16,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = 75
+    wbufsize = -1  # headers and body leave together, so that a kill never comes between them
 
     def do_GET(self) -> None:
         """Answers any method."""

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import socket
 import ssl
 import subprocess
 import threading
@@ -68,16 +69,16 @@ def ask(
 
 @dataclass
 class Load:
-    """Constant load: about 60 requests a second, two thirds of them callbacks, each over a connection of its own."""
+    """Constant load: about 50 requests a second, two thirds of them callbacks, each over a connection of its own."""
 
     balancer: str
     failures: list[str] = field(default_factory=list)
     nodes: Counter[str] = field(default_factory=Counter)
-    slowest: float = 0
+    slowest_callback: float = 0
     _over: threading.Event = field(default_factory=threading.Event)
 
     def _run(self, method: str, path: str) -> None:
-        while not self._over.wait(0.04):
+        while not self._over.wait(0.1):
             start = time.monotonic()
             try:
                 answer = ask(self.balancer, path, method, body=b"x" if method == "POST" else None)
@@ -85,9 +86,10 @@ class Load:
                     self.nodes[answer.seen["node"]] += 1
                 else:
                     self.failures.append(f"{method} {answer.status}")
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{method} {error!r}")
-            self.slowest = max(self.slowest, time.monotonic() - start)
+            if method == "POST":
+                self.slowest_callback = max(self.slowest_callback, time.monotonic() - start)
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Load"]:
@@ -103,13 +105,19 @@ class Load:
             self._over.set()
             for thread in threads:
                 thread.join()
-        print(f"{sum(self.nodes.values())} answered {dict(self.nodes)}, slowest {self.slowest:.2f} s")
+        print(f"{sum(self.nodes.values())} answered {dict(self.nodes)}, slowest callback {self.slowest_callback:.2f} s")
         assert self.failures == []
 
 
 @pytest.fixture
 def balancer(host: Host) -> str:
-    return address(host)
+    """Address of the balancer, once it serves from both nodes; a test before may have broken one."""
+    found = address(host)
+    deadline = time.monotonic() + 20
+    while {ask(found).seen["node"] for _ in range(4)} != {"loadbalancer-app1", "loadbalancer-app2"}:
+        assert time.monotonic() < deadline, "one of the nodes takes no requests"
+        time.sleep(0.5)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -161,19 +169,19 @@ def test_body_limit(balancer: str) -> None:
     assert ask(balancer, CALLBACK, "POST", body=b"x" * 17_000).status == 413
 
 
-def test_rate_limit(host: Host, balancer: str) -> None:
-    """Sent from the balancer itself, as another client than the load of the other tests."""
-    flood = (
-        "import http.client, collections; c = collections.Counter(); h = http.client.HTTPConnection('127.0.0.1');"
-        "[(h.request('GET', '/?seconds=0'), r := h.getresponse(), r.read(), c.update([r.status])) for _ in range(900)];"
-        "print(c[200], c[429], sum(c.values()))"
-    )
+def test_rate_limit(balancer: str) -> None:
+    """100 a second and 30 at once on top are allowed; 200 come at once."""
+    connections = [socket.create_connection((balancer, 80), timeout=15) for _ in range(200)]
     start = time.monotonic()
-    passed, refused, total = map(int, host.check_output("python3 -c %s", flood).split())
-    allowed = 200 + 100 * (time.monotonic() - start) + 1
-    assert total == 900
-    assert refused > 0
-    assert 200 <= passed <= allowed
+    for connection in connections:
+        connection.sendall(b"GET /?seconds=0 HTTP/1.1\r\nHost: flood\r\nConnection: close\r\n\r\n")
+    statuses = Counter(connection.makefile("rb").readline().split()[1] for connection in connections)
+    seconds = time.monotonic() - start
+    for connection in connections:
+        connection.close()
+    assert set(statuses) == {b"200", b"429"}
+    assert 30 <= statuses[b"200"] <= 31 + 100 * seconds
+    time.sleep(0.5)
     assert ask(balancer).status == 200
 
 
@@ -183,7 +191,7 @@ def test_connections_to_nodes_are_kept(balancer: str) -> None:
 
 def test_reloads_cost_no_request(host: Host, balancer: str) -> None:
     with Load(balancer).running(), host.sudo():
-        for turn in range(8):
+        for turn in range(5):
             host.check_output(f"echo '# {turn}' >> /etc/nginx/clawdbot_members.conf && clawdbot-nginx apply")
 
 
@@ -199,8 +207,8 @@ def test_vanished_node_costs_no_request(balancer: str, nodes: dict[str, Host]) -
         app.check_output("systemd-run --collect sh -c 'sleep 1; ip link set eth0 down; sleep 8; ip link set eth0 up'")
     with Load(balancer).running() as load:
         time.sleep(12)
-    assert load.slowest < 3
-    assert load.nodes["loadbalancer-app1"] > 20
+    # In time for the platforms, which wait for 3 s.
+    assert load.slowest_callback < 3
 
 
 def test_frozen_node_costs_no_callback(balancer: str, nodes: dict[str, Host]) -> None:
