@@ -1,41 +1,127 @@
-"""Prometheus measures the hosts it was given, and nobody but its own host can ask it."""
+"""Prometheus measures what it was given, its alerts arrive, and nobody else can look at it."""
 
 import json
+import os
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from testinfra.host import Host
 
 PROMETHEUS = "http://127.0.0.1:9090"
+DASHBOARD = "http://127.0.0.1:9095"
+STAND_IN = "/var/lib/fake-bot"
+Value = TypeVar("Value")
+
+
+def secret(name: str) -> str:
+    """What converge.yml made up."""
+    return Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], name).read_text().strip()
+
+
+def wait_for(ask: Callable[[], Value], good: Callable[[Value], object], seconds: float = 60) -> Value:
+    """Asks until the answer is good; fails with the last answer."""
+    deadline = time.monotonic() + seconds
+    while not good(answer := ask()):
+        assert time.monotonic() < deadline, answer
+        time.sleep(1)
+    return answer
+
+
+def api(host: Host, path: str) -> Any:
+    return json.loads(host.check_output(f"curl -sSf '{PROMETHEUS}/api/v1/{path}'"))["data"]
 
 
 def query(host: Host, expression: str) -> dict[str, float]:
     """The value of each instance that ``expression`` (PromQL) returns now."""
-    answer: dict[str, Any] = json.loads(
-        host.check_output(f"curl -sSf '{PROMETHEUS}/api/v1/query?query={quote(expression)}'")
-    )
-    return {sample["metric"].get("instance", ""): float(sample["value"][1]) for sample in answer["data"]["result"]}
+    return {
+        sample["metric"].get("instance", ""): float(sample["value"][1])
+        for sample in api(host, f"query?query={quote(expression)}")["result"]
+    }
 
 
 def test_hosts_are_scraped(host: Host) -> None:
-    deadline = time.monotonic() + 45
-    while (seen := query(host, 'up{job="node"}')) != {"app1": 1, "gone": 0}:
-        assert time.monotonic() < deadline, seen
-        time.sleep(1)
+    wait_for(lambda: query(host, 'up{job="node"}'), {"app1": 1, "gone": 0}.__eq__)
     assert query(host, 'node_memory_MemTotal_bytes{instance="app1"}')["app1"] > 1e8
 
 
+def test_there_are_no_other_targets(host: Host) -> None:
+    targets = {
+        (target["labels"]["job"], target["labels"]["instance"]) for target in api(host, "targets")["activeTargets"]
+    }
+    own = host.check_output("hostname")
+    assert targets == {
+        ("prometheus", own),
+        ("alertmanager", own),
+        ("node", "app1"),
+        ("node", "gone"),
+        ("clawdbot", "app1"),
+        ("clawdbot-backend", "app1"),
+    }
+
+
 def test_probes_run(host: Host) -> None:
-    deadline = time.monotonic() + 45
-    while (seen := query(host, 'probe_success{job="clawdbot-backend"}')) != {"app1": 1}:
-        assert time.monotonic() < deadline, seen
-        time.sleep(1)
+    wait_for(lambda: query(host, 'probe_success{job="clawdbot-backend"}'), {"app1": 1}.__eq__)
+
+
+def test_services_are_watched(host: Host) -> None:
+    wait_for(lambda: query(host, 'node_systemd_unit_state{name="nginx.service",state="active"}'), {"app1": 1}.__eq__)
+
+
+def test_an_alert_reaches_the_bot_and_so_does_its_end(host: Host) -> None:
+    def messages(status: str) -> list[dict[str, Any]]:
+        lines = map(json.loads, host.check_output(f"cat {STAND_IN}/received").splitlines())
+        return [
+            line
+            for line in lines
+            if line["body"]["groupLabels"].get("alertname") == "DeadLetters" and line["body"]["status"] == status
+        ]
+
+    with host.sudo():
+        host.check_output(f"echo 'clawdbot_dead_letters 3' > {STAND_IN}/metrics; : > {STAND_IN}/received")
+        firing = wait_for(lambda: messages("firing"), bool)[0]
+        host.check_output(f"echo 'clawdbot_dead_letters 0' > {STAND_IN}/metrics")
+        wait_for(lambda: messages("resolved"), bool)
+    assert firing["path"] == "/api/alerts"
+    assert firing["authorization"] == f"Bearer {secret('token')}"
+    assert firing["body"]["alerts"][0]["annotations"]["value"] == "3 messages"
+
+
+def test_watchdog_is_no_message_for_people(host: Host) -> None:
+    wait_for(lambda: query(host, 'ALERTS{alertname="Watchdog",alertstate="firing"}'), bool)
+    time.sleep(8)
+    assert "Watchdog" not in host.check_output(f"cat {STAND_IN}/received")
+
+
+def test_token_is_for_alertmanager_alone(host: Host) -> None:
+    config = host.file("/etc/prometheus/alertmanager.yml")
+    assert (config.mode, config.user, config.group) == (0o640, "root", "prometheus")
+
+
+def status(host: Host, path: str, options: str = "") -> str:
+    return str(host.check_output(f"curl -sS -o /dev/null -w '%{{http_code}}' {options} '{DASHBOARD}{path}'"))
+
+
+def test_dashboard_asks_for_a_password(host: Host) -> None:
+    right, wrong = f"-u operator:{secret('password')}", "-u operator:wrong"
+    ask = "/api/v1/query?query=vector(1)"
+    assert [status(host, path, wrong) for path in ("/", ask)] == ["401", "401"]
+    assert [status(host, path) for path in ("/", ask)] == ["401", "401"]
+    assert [status(host, path, right) for path in ("/", ask)] == ["200", "200"]
+
+
+def test_dashboard_opens_nothing_else_of_prometheus(host: Host) -> None:
+    right = f"-u operator:{secret('password')}"
+    for path in ("/metrics", "/api/v1/status/config", "/api/v1/admin/tsdb/snapshot", "/-/reload", "/classic/targets"):
+        assert status(host, path, right) == "404", path
+    assert status(host, "/api/v1/query?query=vector(1)", f"{right} -X POST") == "403"
 
 
 def test_nothing_listens_on_other_addresses(host: Host) -> None:
     listeners = host.check_output("ss -Hltn 'sport >= :9090 and sport <= :9099' | awk '{print $4}'")
-    assert set(listeners.split()) == {"127.0.0.1:9090", "127.0.0.1:9093"}
+    assert set(listeners.split()) == {"127.0.0.1:9090", "127.0.0.1:9093", "127.0.0.1:9095"}
 
 
 def test_nothing_ever_listened_on_other_addresses(host: Host) -> None:
@@ -48,6 +134,6 @@ def test_nothing_ever_listened_on_other_addresses(host: Host) -> None:
 
 
 def test_measurements_are_bounded(host: Host) -> None:
-    flags = json.loads(host.check_output(f"curl -sSf {PROMETHEUS}/api/v1/status/flags"))["data"]
+    flags = api(host, "status/flags")
     assert flags["storage.tsdb.retention.time"] == "30d"
     assert flags["storage.tsdb.retention.size"] == "2GiB"
