@@ -1,0 +1,243 @@
+"""How fast the bot acknowledges: signed callbacks against the same server's trivial route, in the same run.
+
+A callback is verified, deduplicated, queued and on disk (``appendfsync always``) when it is answered. Prints both
+rates with P50 and P99, the P99 at a steady 100 callbacks a second, and the memory of web and worker. Exit status 1
+if a promise is broken: half the trivial route's rate, P99 below 50 ms, less than 300 MB.
+
+    app/.venv/bin/python bench/app.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+APP = Path(__file__).resolve().parents[1] / "app"
+sys.path[:0] = [str(APP), str(APP.parent / "simulator")]
+
+from clawdbot.config import DingTalkConfig, load  # noqa: E402  # after the path
+from clawdbot.engine.queue import now_ms  # noqa: E402
+from clawdbot.platforms.dingtalk.crypto import robot_sign  # noqa: E402
+from tests.conftest import RedisServer, dingtalk_body, eventually, free_port, write_config  # noqa: E402
+
+CLIENTS = 2
+STEADY_RATE = 100.0
+WANTED_RATIO = 0.5
+WANTED_P99_MS = 50.0
+WANTED_MEMORY_MB = 300.0
+
+
+def trivial(_: DingTalkConfig, __: int) -> bytes:
+    """The request of the trivial route."""
+    return b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n"
+
+
+def callback(config: DingTalkConfig, number: int) -> bytes:
+    """A signed robot message that nobody has seen before."""
+    stamp = str(now_ms())
+    name = f"bench-{os.getpid()}-{number}-{stamp}"
+    body = json.dumps(dingtalk_body(msgId=name, conversationId=f"conversation-{number % 40}")).encode()
+    head = (
+        "POST /api/dingtalk/callback HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        f"timestamp: {stamp}\r\nsign: {robot_sign(config.app_secret, stamp)}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+REQUESTS = {"trivial": trivial, "callback": callback}
+
+
+class Connection:
+    """A kept-alive connection; as little work as possible, since client and server share the machine."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, request: bytes) -> None:
+        """Write one request."""
+        self.socket.sendall(request)
+
+    def receive(self) -> None:
+        """Read one answer, which must be a 200."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += self._more()
+        head, _, body = data.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(head.decode().splitlines()[0])
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        while len(body) < length:
+            body += self._more()
+
+    def _more(self) -> bytes:
+        data = self.socket.recv(65536)
+        if not data:
+            raise RuntimeError("the server closed the connection")
+        return data
+
+
+def flood(kind: str, config: DingTalkConfig, port: int, connections: int, seconds: float) -> list[float]:
+    """Keep ``connections`` requests under way; return the duration of each in seconds."""
+    import selectors
+
+    make, number, times = REQUESTS[kind], 0, []
+    prepared = [make(config, each) for each in range(2000)] if kind == "callback" else [make(config, 0)]
+    selector = selectors.DefaultSelector()
+    started: dict[int, float] = {}
+
+    def next_request() -> bytes:
+        nonlocal number
+        number += 1
+        if kind == "callback" and number > len(prepared):
+            return make(config, number)
+        return prepared[(number - 1) % len(prepared)]
+
+    end = time.perf_counter() + seconds
+    for _ in range(connections):
+        connection = Connection(port)
+        selector.register(connection.socket, selectors.EVENT_READ, connection)
+        connection.send(next_request())
+        started[connection.socket.fileno()] = time.perf_counter()
+    while time.perf_counter() < end:
+        for key, _ in selector.select(1):
+            connection = key.data
+            connection.receive()
+            now = time.perf_counter()
+            times.append(now - started[connection.socket.fileno()])
+            connection.send(next_request())
+            started[connection.socket.fileno()] = time.perf_counter()
+    return times
+
+
+def steady(config: DingTalkConfig, port: int, rate: float, seconds: float) -> list[float]:
+    """Send callbacks at a steady rate over few connections; return the durations, waiting for a place included."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import local
+
+    own = local()
+
+    def one(due: float, number: int) -> float:
+        if not hasattr(own, "connection"):
+            own.connection = Connection(port)
+        own.connection.send(callback(config, number))
+        own.connection.receive()
+        return time.perf_counter() - due
+
+    with ThreadPoolExecutor(8) as pool:
+        begin = time.perf_counter() + 0.1
+        futures = []
+        for number in range(int(rate * seconds)):
+            due = begin + number / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+            futures.append(pool.submit(one, time.perf_counter(), number))
+        return [future.result() for future in futures]
+
+
+def measure(kind: str, config: DingTalkConfig, port: int, connections: int, seconds: float) -> tuple[float, list[float]]:
+    """Rate a second and all durations, over several client processes."""
+    with multiprocessing.Pool(CLIENTS) as pool:
+        jobs = [(kind, config, port, connections // CLIENTS, seconds)] * CLIENTS
+        times = [each for part in pool.starmap(flood, jobs) for each in part]
+    return len(times) / seconds, times
+
+
+def percentile(times: list[float], percent: int) -> float:
+    """Percentile in milliseconds."""
+    return statistics.quantiles(times, n=100, method="inclusive")[percent - 1] * 1000
+
+
+def resident_mb(*processes: subprocess.Popen[bytes]) -> float:
+    """Resident memory of the processes and their children."""
+    total = 0
+    for process in processes:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in [str(process.pid), *children]:
+            status = Path(f"/proc/{pid}/status").read_text()
+            total += int(status.partition("VmRSS:")[2].split()[0])
+    return total / 1024
+
+
+def bot(folder: Path) -> Iterator[Any]:
+    """Start Redis, web and worker as they are deployed; yields configuration, port and the two processes."""
+    (folder / "redis").mkdir()
+    (folder / "logs").mkdir()
+    redis = RedisServer(folder / "redis")
+    redis.start()
+    # Nobody listens there: answers fail and are tried later, so that only the acknowledgement is measured.
+    write_config(folder / "config", "http://127.0.0.1:9", redis.port)
+    port = free_port()
+    environ = {
+        **os.environ,
+        "CLAWDBOT_CONFIG_DIR": str(folder / "config"),
+        "CLAWDBOT_LOG_DIR": str(folder / "logs"),
+        "CLAWDBOT_PORT": str(port),
+        "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+    }
+    config = load(environ).dingtalk
+    web_command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
+    web = subprocess.Popen(web_command, cwd=APP, env=environ)
+    try:
+        probe = ("127.0.0.1", port)
+        eventually(lambda: socket.socket().connect_ex(probe) == 0, 30)
+        yield config, port, web, environ
+    finally:
+        web.terminate()
+        web.wait()
+        redis.kill()
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="the two routes take turns; medians count")
+    parser.add_argument("--connections", type=int, default=16)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        for config, port, web, environ in bot(Path(name)):
+            return report(options, config, port, web, environ)
+    return 1
+
+
+def report(options: argparse.Namespace, config: DingTalkConfig, port: int, web: Any, environ: dict[str, str]) -> int:
+    """Measure and print."""
+    measure("trivial", config, port, options.connections, 1)
+    rates: dict[str, list[float]] = {kind: [] for kind in REQUESTS}
+    times: dict[str, list[float]] = {kind: [] for kind in REQUESTS}
+    for _ in range(options.rounds):
+        for kind in REQUESTS:
+            rate, found = measure(kind, config, port, options.connections, options.seconds)
+            rates[kind].append(rate)
+            times[kind] += found
+    print(f"{'route':<10} {'requests/s':>10} {'P50 ms':>8} {'P99 ms':>8}")
+    for kind in REQUESTS:
+        p50, p99 = percentile(times[kind], 50), percentile(times[kind], 99)
+        print(f"{kind:<10} {statistics.median(rates[kind]):>10.0f} {p50:>8.1f} {p99:>8.1f}")
+    ratio = statistics.median(rates["callback"]) / statistics.median(rates["trivial"])
+    quiet = steady(config, port, STEADY_RATE, options.seconds)
+    p50, p99 = percentile(quiet, 50), percentile(quiet, 99)
+    print(f"{'steady':<10} {STEADY_RATE:>10.0f} {p50:>8.1f} {p99:>8.1f}")
+    worker = subprocess.Popen([sys.executable, "-m", "clawdbot", "worker"], cwd=APP, env=environ, stderr=-3)
+    time.sleep(3)
+    memory = resident_mb(web, worker)
+    worker.kill()
+    worker.wait()
+    good = ratio >= WANTED_RATIO and p99 < WANTED_P99_MS and memory < WANTED_MEMORY_MB
+    print(f"ratio {ratio:.2f} (wanted {WANTED_RATIO}), resident memory of web and worker {memory:.0f} MB")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
