@@ -3,6 +3,11 @@
 if [ -w /proc/sys/net/core/somaxconn ]; then
     sysctl --quiet --load /etc/sysctl.d/60-clawdbot.conf
 fi
+# Debian hashes passwords with yescrypt; where something asks for SHA-512 it shall be slow as well.
+for setting in 'SHA_CRYPT_MIN_ROUNDS 100000' 'SHA_CRYPT_MAX_ROUNDS 500000' 'PASS_MIN_DAYS 1'; do
+    sed -i -E "/^#?[[:space:]]*${setting% *}\b/d" /etc/login.defs
+    echo "$setting" >>/etc/login.defs
+done
 systemctl restart systemd-journald.service
 # systemd starts services with the new locale.
 systemctl set-environment "$(grep '^LANG=' /etc/default/locale)"
