@@ -40,8 +40,19 @@ lock: ## write the lock files anew from requirements*.in (needs uv)
 demo: sandbox ## from nothing to a bot that answers: sandbox hosts, site.yml, a conversation
 	@$(call say,Running site.yml over SSH on the sandbox hosts)
 	@$(PLAY) site.yml
-	@$(PLAY) sandbox/converse.yml
-	@$(PLAY) sandbox/tour.yml
+	@$(MAKE) --no-print-directory talk
+	@$(PLAY) sandbox/tour.yml >/dev/null
+	@cat .cache/sandbox/tour.txt
+
+.PHONY: site
+site: setup ## run site.yml on INVENTORY (default: the sandbox)
+	@$(PLAY) site.yml
+
+.PHONY: talk
+talk: .venv/.done ## a DingTalk user and a Feishu user of the sandbox talk to the bot
+	@$(call say,A conversation through the load balancer)
+	@$(PLAY) sandbox/converse.yml >.cache/sandbox/converse.log || { cat .cache/sandbox/converse.log; exit 1; }
+	@cat .cache/sandbox/transcript.txt
 
 .PHONY: sandbox
 sandbox: setup ## make (or mend) the sandbox hosts of inventories/sandbox
@@ -74,6 +85,10 @@ lint: .venv/.done app/.venv/.done ## yamllint, ansible-lint (production), ruff, 
 	mypy plugins roles/*/library tests
 	cd app && .venv/bin/mypy
 	cd simulator && ../app/.venv/bin/mypy
+
+.PHONY: docs
+docs: .venv/.done ## write the roles' READMEs from their argument specs
+	docs/role_readmes.py
 
 .PHONY: unit
 unit: .venv/.done app/.venv/.done ## unit tests of the package, the bot and the simulator

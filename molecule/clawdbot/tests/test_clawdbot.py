@@ -41,6 +41,10 @@ def test_health_is_exactly_what_is_promised(host: Host) -> None:
     assert get(host, "/health") == '{"status":"healthy"}'
 
 
+def test_both_platforms_are_on(host: Host) -> None:
+    assert json.loads(get(host, "/ready"))["platforms"] == ["dingtalk", "feishu"]
+
+
 def test_ready_knows_redis(host: Host) -> None:
     assert json.loads(get(host, "/ready"))["status"] == "ready"
     host.check_output("sudo systemctl stop redis-server")
@@ -57,7 +61,7 @@ def test_the_operators_shell_has_the_models_key(host: Host) -> None:
     assert host.check_output(shell).strip() == "sk-scenario scenario-half"
 
 
-@pytest.mark.parametrize("name", ["clawdbot.env", "dingtalk.yaml", "cache.yaml"])
+@pytest.mark.parametrize("name", ["clawdbot.env", "dingtalk.yaml", "feishu.js"])
 def test_secrets_are_for_one_reader(host: Host, name: str) -> None:
     assert host.run(f"cat {HOME}/config/{name}").rc != 0, "an ordinary user can read it"
     assert host.run(f"sudo cat {HOME}/config/{name}").rc == 0
@@ -65,7 +69,7 @@ def test_secrets_are_for_one_reader(host: Host, name: str) -> None:
 
 def test_no_secret_in_a_process_list_or_a_log(host: Host) -> None:
     seen = host.check_output(f"sudo ps axww -o args; sudo cat {HOME}/logs/*.log; sudo journalctl --no-pager -u 'clawdbot*'")
-    for secret in ("sk-scenario", "scenario-half", "scenario-app-secret", "scenario-token"):
+    for secret in ("sk-scenario", "scenario-half", "scenario-app-secret", "scenario-token", "scenario-encryption-key"):
         assert secret not in seen
 
 
