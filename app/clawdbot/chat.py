@@ -62,10 +62,7 @@ class Chat:
         self._queue = queue
         self._access = {
             config_name: config.access
-            for config_name, config in (
-                ("dingtalk", settings.dingtalk),
-                ("feishu", settings.feishu),
-            )
+            for config_name, config in (("dingtalk", settings.dingtalk), ("feishu", settings.feishu))
             if config
         }
 
@@ -195,12 +192,7 @@ class Chat:
     # Delivering
 
     def _deliver(
-        self,
-        platform: Platform,
-        message: Message,
-        part: str,
-        content: str,
-        still_ours: Callable[[], None],
+        self, platform: Platform, message: Message, part: str, content: str, still_ours: Callable[[], None]
     ) -> None:
         """Send one part unless it went out at an earlier attempt.
 
@@ -241,10 +233,7 @@ class _Mark:
                 self._cache.mark_sent(self._message, self._part)
                 self._is_set = True
             except redis.RedisError:
-                log.warning(
-                    "could not mark a part as sent yet",
-                    extra={"fields": {"message_key": self._message.key}},
-                )
+                log.warning("could not mark a part as sent yet", extra={"fields": {"message_key": self._message.key}})
 
     def clear(self) -> None:
         """The platform refused: the part did not go out."""

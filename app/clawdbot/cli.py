@@ -1,4 +1,4 @@
-"""The command line: ``python -m clawdbot {worker,check,queue,dead,push}``."""
+"""The command line: ``python -m clawdbot {worker,check,init,queue,dead,push}``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
 
 from clawdbot import config, logs, metrics_folder
-from clawdbot.config import Settings
+from clawdbot.config import Problem, Settings
 from clawdbot.errors import ClawdbotError, ConfigError
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     add("worker", _worker, "Answer messages until SIGTERM, then finish what is in work.")
-    add(
-        "check",
-        _check,
-        "Validate the configuration and name every problem; exit 1 if there is one.",
-    )
+    check = add("check", _check, "Validate the configuration and name every problem; exit 1 if there is one.")
+    check.add_argument("--start", action="store_true", help="exit 1 only for what keeps the bot from starting")
+    init = add("init", _init, "Create the missing configuration files, with fresh secrets.")
+    init.add_argument("--config-dir", type=Path, required=True)
+    init.add_argument("--model-type", default="", help="preset to set")
+    init.add_argument("--port", default="", help="port to set")
     add("queue", _queue, "Show how much waits.")
     push = add("push", _push, "Write to the DingTalk group of webhook_url.")
     push.add_argument("text")
@@ -98,12 +100,27 @@ def _worker(settings: Settings, _: argparse.Namespace) -> int:
     return 0
 
 
-def _check(settings: Settings, _: argparse.Namespace) -> int:
+def _check(settings: Settings, parsed: argparse.Namespace) -> int:
+    def fatal(problem: Problem) -> bool:
+        platform = Path(problem.place).name in config.PLATFORM_FILES
+        return problem.fatal and not (parsed.start and platform)
+
     for problem in settings.problems:
-        print(f"{'error' if problem.fatal else 'warning'}: {problem}")
-    if any(problem.fatal for problem in settings.problems):
+        print(f"{'error' if fatal(problem) else 'to do' if problem.fatal else 'warning'}: {problem}")
+    if any(map(fatal, settings.problems)):
         return 1
-    print("configuration: good")
+    if not settings.problems:
+        print("configuration: good")
+    return 0
+
+
+def _init(_: Settings, parsed: argparse.Namespace) -> int:
+    from clawdbot import setup
+
+    values = {"MODEL_TYPE": parsed.model_type, "CLAWDBOT_PORT": parsed.port}
+    values |= {name: os.environ.get(name, "") for name in ("MODEL_API_KEY", "MODEL_API_SECRET")}
+    for line in setup.create(parsed.config_dir, values):
+        print(line)
     return 0
 
 
@@ -136,10 +153,7 @@ def _each_dead(settings: Settings, parsed: argparse.Namespace, verb: str) -> int
     if not parsed.all:
         known = {letter.message.key for letter in letters}
         for unknown in set(parsed.message) - known:
-            print(
-                f"error: {unknown}: no such dead letter; see: python -m clawdbot dead list",
-                file=sys.stderr,
-            )
+            print(f"error: {unknown}: no such dead letter; see: python -m clawdbot dead list", file=sys.stderr)
         if not parsed.message or not set(parsed.message) <= known:
             if not parsed.message:
                 print("error: name messages, or say --all", file=sys.stderr)

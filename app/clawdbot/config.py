@@ -30,14 +30,10 @@ PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 AES_KEY_LENGTH = 43
+PLATFORM_FILES = ("dingtalk.yaml", "feishu.js")
 NODE_TIMEOUT_SECONDS = 20
 # Node without just-in-time compilation, so that it also runs under systemd's MemoryDenyWriteExecute.
-NODE_READ = (
-    "node",
-    "--jitless",
-    "-e",
-    "process.stdout.write(JSON.stringify(require(process.argv[1])))",
-)
+NODE_READ = ("node", "--jitless", "-e", "process.stdout.write(JSON.stringify(require(process.argv[1])))")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,19 +139,9 @@ class Settings:
         found = [self.redis.password]
         if self.dingtalk:
             ding = self.dingtalk
-            found += [
-                ding.app_secret,
-                ding.aes_key,
-                ding.token,
-                ding.access_token,
-                ding.robot_secret,
-            ]
+            found += [ding.app_secret, ding.aes_key, ding.token, ding.access_token, ding.robot_secret]
         if self.feishu:
-            found += [
-                self.feishu.app_secret,
-                self.feishu.encryption_key,
-                self.feishu.verification_token,
-            ]
+            found += [self.feishu.app_secret, self.feishu.encryption_key, self.feishu.verification_token]
         if self.model:
             found += [self.model.api_key, self.model.api_secret]
         return frozenset(value for value in found if value)
@@ -301,10 +287,7 @@ def _dingtalk(reader: _Reader) -> DingTalkConfig:
     except (binascii.Error, ValueError):
         valid = b""
     if config.aes_key and not valid:
-        reader.problem(
-            "aes_key",
-            f"must be exactly {AES_KEY_LENGTH} letters and digits; ./init_env.sh generates one",
-        )
+        reader.problem("aes_key", f"must be exactly {AES_KEY_LENGTH} letters and digits; ./init_env.sh generates one")
     return config
 
 

@@ -65,9 +65,5 @@ def worker(settings: Settings) -> Worker:
         queue,
     )
     return Worker(
-        queue,
-        chat,
-        slots=settings.worker_concurrency,
-        lease_seconds=settings.lease_seconds,
-        ttl=settings.redis.ttl,
+        queue, chat, slots=settings.worker_concurrency, lease_seconds=settings.lease_seconds, ttl=settings.redis.ttl
     )

@@ -153,12 +153,7 @@ class Http:
                 content = _read(answer, end, max_bytes, place)
                 found = {name.lower(): value for name, value in answer.headers.items()}
                 return Response(answer.status_code, found, content)
-        except (
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-            OSError,
-            ValueError,
-        ) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             sent = body is not None and body.written
             raise TransportError(f"{place}: {type(error).__name__}", sent=sent) from None
 

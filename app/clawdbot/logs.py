@@ -29,15 +29,10 @@ MAX_FRAMES = 12
 SEND_SECONDS = 0.5
 # local0, and one of the severities that syslog and logging share.
 FACILITY = 16
-SEVERITY = {
-    logging.CRITICAL: 2,
-    logging.ERROR: 3,
-    logging.WARNING: 4,
-    logging.INFO: 6,
-    logging.DEBUG: 7,
-}
+SEVERITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 log = logging.getLogger(__name__)
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 access_log = logging.getLogger("clawdbot.access")
 model_log = logging.getLogger("clawdbot.model_api")
 
@@ -55,23 +50,19 @@ class JsonFormatter(logging.Formatter):
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line: dict[str, Any] = {"time": moment.isoformat(timespec="milliseconds")}
         if record.name != access_log.name:
-            line |= {
-                "level": record.levelname.lower(),
-                "logger": record.name,
-                "pid": record.process,
-            }
+            line |= {"level": record.levelname.lower(), "logger": record.name, "pid": record.process}
         message = record.getMessage()
         if message:
             line["message"] = message
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1]:
             line |= describe(record.exc_info[1])
-        text = json.dumps(line, ensure_ascii=False, default=str)
+        text = _encode(line)
         for secret in self._secrets:
             text = text.replace(secret, "***")
         if len(text.encode("utf-8", "replace")) > MAX_LINE:
             cut = {"time": line["time"], "message": message[:500], "cut": True}
-            text = json.dumps(cut, ensure_ascii=False)
+            text = _encode(cut)
         return text
 
 

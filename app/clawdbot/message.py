@@ -7,6 +7,8 @@ import json
 from typing import Any, Self
 
 ORDER_DIGITS = 15
+# json.dumps makes a new encoder for every call that wants anything special.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ class Message:
 
     def dump(self) -> str:
         """Serialise for the queue: the creation time, fixed width so that Redis can order by it, then JSON."""
-        return f"{self.created_ms:0{ORDER_DIGITS}d}|{json.dumps(dataclasses.asdict(self))}"
+        # Not dataclasses.asdict: it copies deeply, and took a tenth of the time of a callback.
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return f"{self.created_ms:0{ORDER_DIGITS}d}|{_encode(fields)}"
 
     @classmethod
     def load(cls, dumped: str) -> Self:

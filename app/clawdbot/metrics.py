@@ -55,14 +55,10 @@ MODEL_SECONDS = Histogram(
 MODEL_TOKENS = Counter("clawdbot_model_tokens_total", "Tokens as the model service counts them.", ["provider", "kind"])
 CACHE = Counter("clawdbot_cache_requests_total", "Look-ups in the cache.", ["kind", "result"])
 TOKEN_REFRESHES = Counter(
-    "clawdbot_token_refreshes_total",
-    "Access tokens fetched from a platform.",
-    ["platform", "outcome"],
+    "clawdbot_token_refreshes_total", "Access tokens fetched from a platform.", ["platform", "outcome"]
 )
 SENDS = Counter(
-    "clawdbot_platform_sends_total",
-    "Calls that send an answer, by way and outcome.",
-    ["platform", "way", "outcome"],
+    "clawdbot_platform_sends_total", "Calls that send an answer, by way and outcome.", ["platform", "way", "outcome"]
 )
 
 
@@ -109,17 +105,13 @@ def _key_expiry(model: ModelConfig) -> Iterator[Metric]:
     """The date if it is known. Unknown is said to be unknown: there is never a made-up date."""
     known = model.expires_at is not None
     unknown = GaugeMetricFamily(
-        "clawdbot_api_key_expiry_unknown",
-        "1 if nobody knows when the key ends.",
-        labels=["provider"],
+        "clawdbot_api_key_expiry_unknown", "1 if nobody knows when the key ends.", labels=["provider"]
     )
     unknown.add_metric([model.name], 0 if known or model.preset.auth == "none" else 1)
     yield unknown
     if model.expires_at is not None:
         expiry = GaugeMetricFamily(
-            "clawdbot_api_key_expiry_timestamp_seconds",
-            "When the model's key ends.",
-            labels=["provider"],
+            "clawdbot_api_key_expiry_timestamp_seconds", "When the model's key ends.", labels=["provider"]
         )
         expiry.add_metric([model.name], model.expires_at)
         yield expiry

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from clawdbot.config import RedisConfig
 
 PREFIX = "clawdbot:"
+Argument = str | int | float
 
 
 def key(*parts: object) -> str:
@@ -47,9 +50,24 @@ class Script:
 
     def __init__(self, client: redis.Redis, name: str) -> None:
         """Bind ``lua/<name>.lua`` to ``client``."""
-        path = Path(__file__).with_name("lua") / f"{name}.lua"
-        self._script = client.register_script(path.read_text("utf-8"))
+        self._client = client
+        self._execute: Callable[..., Any] = client.execute_command
+        self._text = Path(__file__).with_name("lua").joinpath(f"{name}.lua").read_text("utf-8")
+        self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
-    def __call__(self, keys: Sequence[str], args: Sequence[object]) -> Any:
+    def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run it; the value is whatever the script returns."""
-        return self._script(keys=list(keys), args=[str(value) for value in args])
+        command = self.command(keys, args)
+        try:
+            return self._execute(*command)
+        except NoScriptError:
+            self.load()
+            return self._execute(*command)
+
+    def command(self, keys: Sequence[str], args: Sequence[Argument]) -> list[Argument]:
+        """Return the command that runs it, for those who send it themselves."""
+        return ["EVALSHA", self._digest, len(keys), *keys, *args]
+
+    def load(self) -> None:
+        """Give it to Redis."""
+        self._client.script_load(self._text)

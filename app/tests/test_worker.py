@@ -221,11 +221,7 @@ def test_long_answers_are_split(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
-    [
-        ({"unsupported": "audio"}, "audio"),
-        ({"text": ""}, "empty message"),
-        ({"images": ("a",)}, "PNG, JPEG"),
-    ],
+    [({"unsupported": "audio"}, "audio"), ({"text": ""}, "empty message"), ({"images": ("a",)}, "PNG, JPEG")],
 )
 def test_polite_refusals(rig: Rig, fields: dict[str, object], expected: str) -> None:
     rig.say(**fields)  # type: ignore[arg-type]  # fields of Message

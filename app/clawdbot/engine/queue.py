@@ -23,7 +23,7 @@ from typing import Any
 import redis
 
 from clawdbot.message import Message
-from clawdbot.store import Script, key
+from clawdbot.store import Argument, Script, key
 
 READY = key("ready")
 GROUP = "workers"
@@ -123,17 +123,21 @@ class Queue:
         Raises:
             redis.RedisError: nothing is promised; the platform must be told 503.
         """
+        return str(self._accept(*self._accept_arguments(message, replay_guard)))
+
+    def accept_command(self, message: Message, replay_guard: str) -> list[Argument]:
+        """Return the command behind `accept`, for `Intake`."""
+        return self._accept.command(*self._accept_arguments(message, replay_guard))
+
+    def load_scripts(self) -> None:
+        """Give Redis the script behind `accept_command`."""
+        self._accept.load()
+
+    def _accept_arguments(self, message: Message, replay_guard: str) -> tuple[list[str], list[Argument]]:
         guard = key("replay", replay_guard) if replay_guard else ""
-        keys = [
-            key("dedup", message.key),
-            _conversation(message.conversation_key),
-            READY,
-            WAITING,
-            guard,
-        ]
-        args = [message.key, message.dump(), message.conversation_key, now_ms()]
-        result = self._accept(keys, [*args, DEDUP_SECONDS, REPLAY_GRACE_MS, REPLAY_GUARD_SECONDS])
-        return str(result)
+        keys = [key("dedup", message.key), _conversation(message.conversation_key), READY, WAITING, guard]
+        args: list[Argument] = [message.key, message.dump(), message.conversation_key, now_ms()]
+        return keys, [*args, DEDUP_SECONDS, REPLAY_GRACE_MS, REPLAY_GUARD_SECONDS]
 
     # Work
 
@@ -204,7 +208,7 @@ class Queue:
     def _end(self, lease: Lease, message: Message, verb: str, value: str, ttl: int = 1) -> bool:
         name = lease.conversation
         keys = [READY, _conversation(name), ATTEMPTS, WAITING, DELAYED, DEAD, session_key(name)]
-        args = [GROUP, self.consumer, lease.entry, name, message.key, verb, value, ttl]
+        args: list[Argument] = [GROUP, self.consumer, lease.entry, name, message.key, verb, value, ttl]
         return bool(self._settle(keys, args))
 
     def retire_idle_consumers(self) -> None:
@@ -239,7 +243,7 @@ class Queue:
         """Queue a dead letter again; False if somebody else did or dropped it."""
         message = letter.message
         keys = [DEAD, _conversation(message.conversation_key), READY, WAITING]
-        args = [message.key, message.dump(), message.conversation_key, now_ms()]
+        args: list[Argument] = [message.key, message.dump(), message.conversation_key, now_ms()]
         return bool(self._revive(keys, args))
 
     def drop(self, letter: DeadLetter) -> bool:

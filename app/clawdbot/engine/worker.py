@@ -135,6 +135,9 @@ class Worker:
                 lost = self._queue.renew(held)
             except redis.RedisError:
                 continue
+            with self._lock:
+                # Those that were settled meanwhile are not lost.
+                lost &= self._held
             if lost:
                 # Not released here: `still_ours` stops the slot before it sends anything.
                 log.warning("leases lost", extra={"fields": {"count": len(lost)}})

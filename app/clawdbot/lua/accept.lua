@@ -2,16 +2,14 @@
 -- KEYS: dedup, conversation list, ready stream, waiting, replay guard (or '')
 -- ARGV: message key, dumped message, conversation key, now ms, dedup seconds, replay grace ms, replay guard seconds
 -- Returns 'accepted', 'duplicate' or 'replay'.
-if redis.call('EXISTS', KEYS[1]) == 1 then return 'duplicate' end
+if not redis.call('SET', KEYS[1], ARGV[4], 'NX', 'EX', ARGV[5]) then return 'duplicate' end
 if KEYS[5] ~= '' then
-  local first = redis.call('GET', KEYS[5])
-  if not first then
-    redis.call('SET', KEYS[5], ARGV[4], 'EX', ARGV[7])
-  elseif tonumber(ARGV[4]) - tonumber(first) > tonumber(ARGV[6]) then
+  local first = redis.call('SET', KEYS[5], ARGV[4], 'NX', 'GET', 'EX', ARGV[7])
+  if first and tonumber(ARGV[4]) - tonumber(first) > tonumber(ARGV[6]) then
+    redis.call('DEL', KEYS[1])
     return 'replay'
   end
 end
-redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[5])
 redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])
 local length = redis.call('RPUSH', KEYS[2], ARGV[2])
 if length == 1 then

@@ -34,12 +34,7 @@ NO_MODEL = "The configured model does not exist at the model service. Please tel
 BAD_REQUEST = "The model could not process this message. Try it shorter, or send /reset to start afresh."
 EMPTY = "The model gave no answer to this. Please put it differently."
 
-QUOTA_CODES = {
-    "insufficient_quota",
-    "billing_hard_limit_reached",
-    "arrearage",
-    "exceeded_current_quota_error",
-}
+QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "arrearage", "exceeded_current_quota_error"}
 MODEL_CODES = {"model_not_found", "model_not_exist", "invalidendpointormodel.notfound"}
 
 
@@ -87,11 +82,7 @@ class ChatModel:
     """An OpenAI-compatible service."""
 
     def __init__(
-        self,
-        config: ModelConfig,
-        web: Http,
-        credential: Callable[[], str],
-        sleep: Callable[[float], None] = time.sleep,
+        self, config: ModelConfig, web: Http, credential: Callable[[], str], sleep: Callable[[float], None] = time.sleep
     ) -> None:
         """``credential`` returns what goes into ``Authorization: Bearer``, empty for nothing."""
         self._config = config
@@ -151,11 +142,7 @@ class ChatModel:
         finally:
             metrics.MODEL_CALLS.labels(self._config.name, outcome).inc()
             metrics.MODEL_SECONDS.labels(self._config.name).observe(timer.seconds())
-            fields |= {
-                "provider": self._config.name,
-                "model": self._config.model,
-                "outcome": outcome,
-            }
+            fields |= {"provider": self._config.name, "model": self._config.model, "outcome": outcome}
             fields |= {"seconds": round(timer.seconds(), 3), "message": question.key}
             level = "info" if outcome == "success" else "warning"
             getattr(model_log, level)("", extra={"fields": fields})
@@ -210,10 +197,7 @@ def _sort_failure(response: Response, codes: set[str]) -> str:
     if status in {401, 403}:
         raise Final(f"model: auth refused, status {status}", apology=MISCONFIGURED)
     if status == 404 or codes & MODEL_CODES:
-        raise Final(
-            f"model: not_found, status {status}; check MODEL_NAME and MODEL_BASE_URL",
-            apology=NO_MODEL,
-        )
+        raise Final(f"model: not_found, status {status}; check MODEL_NAME and MODEL_BASE_URL", apology=NO_MODEL)
     if status in {408, 409, 429} or status >= 500:
         kind = "rate_limited" if status == 429 else "server_error"
         raise Retry(f"model: {kind} status {status}", after=response.retry_after(), apology=BUSY)

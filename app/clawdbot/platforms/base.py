@@ -24,13 +24,13 @@ class CallbackRequest:
     """A callback as it arrived.
 
     Attributes:
-        headers: by lower-case name.
+        header: returns a header by its name, whatever its case.
         query: query parameters.
         body: raw body; signatures are over these bytes.
         now_ms: Unix time in milliseconds.
     """
 
-    headers: Mapping[str, str]
+    header: Callable[[str], str | None]
     query: Mapping[str, str]
     body: bytes
     now_ms: int

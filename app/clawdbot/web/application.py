@@ -14,6 +14,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from clawdbot import config, factory, logs, metrics
 from clawdbot.config import Settings
+from clawdbot.engine.intake import Intake
 from clawdbot.engine.queue import Queue, now_ms
 from clawdbot.http import Http
 from clawdbot.platforms.base import Platform
@@ -40,6 +41,7 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     logs.report(settings)
     client = connect(settings.redis, timeout=REDIS_SECONDS, connections=settings.web_threads + 8)
     queue = Queue(client)
+    intake = Intake(queue, patience=2 * REDIS_SECONDS)
     platforms = factory.platforms(settings, client, factory.cache(settings, client), Http())
     app = Flask("clawdbot", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
@@ -53,13 +55,13 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
         app.add_url_rule(
             f"/api/{name}/callback",
             endpoint=f"{name}_callback",
-            view_func=_callback(name, platforms.get(name), queue, clock),
+            view_func=_callback(name, platforms.get(name), intake, clock),
             methods=["POST"],
         )
     return app
 
 
-def _callback(name: str, platform: Platform | None, queue: Queue, clock: Callable[[], int]) -> Callable[[], Response]:
+def _callback(name: str, platform: Platform | None, intake: Intake, clock: Callable[[], int]) -> Callable[[], Response]:
     if platform is None:
 
         def off() -> Response:
@@ -67,7 +69,7 @@ def _callback(name: str, platform: Platform | None, queue: Queue, clock: Callabl
             return _json({"error": f"{name} is not configured; run: python -m clawdbot check"}, 404)
 
         return off
-    return callbacks.view(platform, queue, clock)
+    return callbacks.view(platform, intake, clock)
 
 
 def _add_pages(app: Flask, settings: Settings, queue: Queue) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import redis
-from flask import Response, jsonify, request
+from flask import Response, request
 
 from clawdbot import metrics
-from clawdbot.engine.queue import Queue
+from clawdbot.engine.intake import Intake
 from clawdbot.errors import Refusal
 from clawdbot.platforms.base import CallbackRequest, Platform, Received
 from clawdbot.web import observe
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 PUBLIC = {400: "malformed", 401: "not authentic"}
 
 
-def view(platform: Platform, queue: Queue, clock: Callable[[], int]) -> Callable[[], Response]:
+def view(platform: Platform, intake: Intake, clock: Callable[[], int]) -> Callable[[], Response]:
     """Return the callback's view function.
 
     200: accepted, seen before, or authentic and of no interest. 400: malformed. 401: not authentic; why is in the
@@ -27,40 +28,39 @@ def view(platform: Platform, queue: Queue, clock: Callable[[], int]) -> Callable
     """
 
     def callback() -> Response:
+        fields: dict[str, str] = {}
         try:
             received = platform.receive(_request(clock()))
-            result = _accept(received, queue)
+            if received.note:
+                fields["note"] = received.note
+            if received.message:
+                fields["message"] = received.message.id
+            return _answer(platform, _accept(received, intake), received.reply, 200, fields)
         except Refusal as refusal:
-            return _answer(platform, refusal.reason, {"error": PUBLIC[refusal.status]}, refusal.status)
+            return _answer(platform, refusal.reason, {"error": PUBLIC[refusal.status]}, refusal.status, fields)
         except redis.RedisError as error:
             log.error("a callback could not be queued", extra={"fields": {"error": type(error).__name__}})
-            return _answer(platform, "unavailable", {"error": "try again"}, 503)
-        if received.note:
-            observe.note(note=received.note)
-        if received.message:
-            observe.note(message=received.message.id)
-        return _answer(platform, result, dict(received.reply), 200)
+            return _answer(platform, "unavailable", {"error": "try again"}, 503, fields)
 
     return callback
 
 
 def _request(now_ms: int) -> CallbackRequest:
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    return CallbackRequest(headers, request.args, request.get_data(cache=False), now_ms)
+    return CallbackRequest(request.headers.get, request.args, request.get_data(cache=False), now_ms)
 
 
-def _accept(received: Received, queue: Queue) -> str:
+def _accept(received: Received, intake: Intake) -> str:
     if received.message is None:
         return "ignored"
-    result = queue.accept(received.message, received.replay_guard)
+    result = intake.accept(received.message, received.replay_guard)
     if result == "replay":
         raise Refusal(401, "replayed_signature")
     return result
 
 
-def _answer(platform: Platform, result: str, body: dict[str, object], status: int) -> Response:
+def _answer(
+    platform: Platform, result: str, body: Mapping[str, object], status: int, fields: dict[str, str]
+) -> Response:
     metrics.CALLBACKS.labels(platform.name, result).inc()
-    observe.note(result=result)
-    response = jsonify(body)
-    response.status_code = status
-    return response
+    observe.note(result=result, **fields)
+    return Response(json.dumps(body), status, mimetype="application/json")

@@ -35,8 +35,9 @@ class CallbackParser:
         signature = query.get("msg_signature") or query.get("signature")
         if signature and "nonce" in query:
             return self._event(request, signature)
-        if "sign" in request.headers:
-            return self._robot(request)
+        sign = request.header("sign")
+        if sign is not None:
+            return self._robot(request, sign)
         raise Refusal(401, "no_signature")
 
     def _event(self, request: CallbackRequest, signature: str) -> Received:
@@ -57,15 +58,10 @@ class CallbackParser:
         """The encrypted and signed ``success`` that DingTalk waits for."""
         encrypted, timestamp, fresh = self._cipher.encrypt(b"success"), str(now_ms), nonce()
         signature = event_signature(self._config.token, timestamp, fresh, encrypted)
-        return {
-            "msg_signature": signature,
-            "timeStamp": timestamp,
-            "nonce": fresh,
-            "encrypt": encrypted,
-        }
+        return {"msg_signature": signature, "timeStamp": timestamp, "nonce": fresh, "encrypt": encrypted}
 
-    def _robot(self, request: CallbackRequest) -> Received:
-        timestamp, sign = request.headers.get("timestamp", ""), request.headers["sign"]
+    def _robot(self, request: CallbackRequest, sign: str) -> Received:
+        timestamp = request.header("timestamp") or ""
         if not base.same(sign, robot_sign(self._config.app_secret, timestamp)):
             raise Refusal(401, "bad_signature")
         if not (timestamp.isascii() and timestamp.isdigit()) or abs(request.now_ms - int(timestamp)) > WINDOW_MS:

@@ -167,11 +167,7 @@ class DingTalk:
         return str(token), float(answer.get("expireIn") or 0)
 
     def _api(
-        self,
-        way: str,
-        path: str,
-        body: Mapping[str, Any],
-        on_written: Callable[[], None] | None = None,
+        self, way: str, path: str, body: Mapping[str, Any], on_written: Callable[[], None] | None = None
     ) -> dict[str, Any]:
         """POST to the server API with our token; a refused token is replaced once."""
         self._limiter.wait(f"dingtalk-api:{self._config.app_key}", API_RATE)

@@ -55,7 +55,7 @@ class CallbackParser:
 
     def _open(self, request: CallbackRequest) -> tuple[dict[str, Any], bool]:
         """Decrypt; return the event and whether a signature was there and right."""
-        given, timestamp, nonce = (request.headers.get(name, "") for name in SIGNED_HEADERS)
+        given, timestamp, nonce = (request.header(name) or "" for name in SIGNED_HEADERS)
         if given:
             expected = crypto.signature(timestamp, nonce, self._config.encryption_key, request.body)
             if not base.same(given, expected):

@@ -117,18 +117,9 @@ class Feishu:
         raise Final("feishu: every form of the answer was refused")
 
     def _reply(self, message: Message, part: str, form: str, content: Mapping[str, Any]) -> None:
-        body = {
-            "content": json.dumps(content, ensure_ascii=False),
-            "msg_type": form,
-            "uuid": reply_uuid(message, part),
-        }
+        body = {"content": json.dumps(content, ensure_ascii=False), "msg_type": form, "uuid": reply_uuid(message, part)}
         try:
-            self._call(
-                "reply",
-                "POST",
-                f"/open-apis/im/v1/messages/{quote(message.id, safe='')}/reply",
-                payload=body,
-            )
+            self._call("reply", "POST", f"/open-apis/im/v1/messages/{quote(message.id, safe='')}/reply", payload=body)
         except _Recalled:
             body |= {"receive_id": message.conversation}
             path = "/open-apis/im/v1/messages"

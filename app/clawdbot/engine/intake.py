@@ -1,0 +1,106 @@
+"""Group commit: the callbacks that arrive together go to Redis, and to its disk, together.
+
+With ``appendfsync always`` each round trip costs a wait for the disk. The first thread to come leads: it sends
+what is there in one pipeline. Whoever comes meanwhile waits; when the leader is back, one of them leads the next
+round. A lone callback is sent at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import redis
+from redis.exceptions import NoScriptError
+
+from clawdbot.engine.queue import Queue
+from clawdbot.message import Message
+from clawdbot.store import Argument
+
+MOST_AT_ONCE = 64
+
+
+class _Ticket:
+    """One message on its way. The lock is held until there is a result, or the lead for the next round."""
+
+    __slots__ = ("command", "done", "leads", "result")
+
+    def __init__(self, command: list[Argument]) -> None:
+        self.command = command
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.leads = False
+        self.result: object = None
+
+
+class Intake:
+    """Accepts messages for the threads of one process."""
+
+    def __init__(self, queue: Queue, *, patience: float) -> None:
+        """Nobody waits longer than ``patience`` seconds for a round that somebody else leads."""
+        self._queue = queue
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._waiting: list[_Ticket] = []
+        self._led = False
+
+    def accept(self, message: Message, replay_guard: str = "") -> str:
+        """See `Queue.accept`."""
+        ticket = _Ticket(self._queue.accept_command(message, replay_guard))
+        with self._lock:
+            self._waiting.append(ticket)
+            ticket.leads = not self._led
+            self._led = True
+        if not ticket.leads:
+            self._wait(ticket)
+        if ticket.leads:
+            self._lead()
+        if isinstance(ticket.result, Exception):
+            raise ticket.result
+        return str(ticket.result)
+
+    def _wait(self, ticket: _Ticket) -> None:
+        """Wait for a result or the lead."""
+        if ticket.done.acquire(timeout=self._patience):
+            return
+        with self._lock:
+            # Who got the lead at the last moment must take it: others wait for that.
+            if ticket.leads:
+                return
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+        raise redis.TimeoutError("the round before this one takes too long")
+
+    def _lead(self) -> None:
+        """Send what waits, our own message included, and hand the lead over."""
+        with self._lock:
+            batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
+        try:
+            results = self._send([ticket.command for ticket in batch])
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            results = [error] * len(batch)
+        with self._lock:
+            successor = self._waiting[0] if self._waiting else None
+            self._led = successor is not None
+            if successor:
+                successor.leads = True
+                successor.done.release()
+        for ticket, result in zip(batch, results, strict=True):
+            ticket.result = result
+            if not ticket.leads:
+                ticket.done.release()
+
+    def _send(self, commands: list[list[Argument]]) -> list[object]:
+        results = self._pipeline(commands)
+        if any(isinstance(result, NoScriptError) for result in results):
+            self._queue.load_scripts()
+            # Those that went through are duplicates now, which gets the same answer.
+            results = self._pipeline(commands)
+        return results
+
+    def _pipeline(self, commands: list[list[Argument]]) -> list[object]:
+        with self._queue.client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                queue_up: Callable[..., object] = pipe.execute_command
+                queue_up(*command)
+            return list(pipe.execute(raise_on_error=False))
