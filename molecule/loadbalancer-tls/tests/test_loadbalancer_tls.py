@@ -1,0 +1,158 @@
+"""Each way to a certificate, seen by a client that checks it."""
+
+import contextlib
+import http.client
+import os
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+CALLBACK = "/api/feishu/callback"
+EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
+INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
+SCENARIO = Path(__file__).parents[1]
+
+Reply = tuple[int, dict[str, str]]
+
+
+def hosts(group: str) -> list[Host]:
+    return list(testinfra.get_hosts([f"ansible://{group}"], ansible_inventory=INVENTORY))
+
+
+def address(host: Host) -> str:
+    return str(host.ansible.get_variables()["ansible_host"])
+
+
+class TlsConnection(http.client.HTTPSConnection):
+    """Connects to an address, but expects the certificate of a name."""
+
+    def __init__(self, target: str, name: str, context: ssl.SSLContext) -> None:
+        super().__init__(name, timeout=15)
+        self._target, self._checked = target, context
+
+    def connect(self) -> None:
+        """Connects and checks the certificate."""
+        plain = socket.create_connection((self._target, 443), timeout=15)
+        self.sock = self._checked.wrap_socket(plain, server_hostname=self.host)
+
+
+def post(connection: http.client.HTTPConnection, name: str) -> Reply:
+    """Sends a callback; returns status and headers."""
+    with contextlib.closing(connection):
+        connection.request("POST", CALLBACK, body=b"{}", headers={"Host": name})
+        response = connection.getresponse()
+        return response.status, dict(response.headers)
+
+
+def post_plain(host: Host, name: str) -> Reply:
+    return post(http.client.HTTPConnection(address(host), timeout=15), name)
+
+
+def post_tls(host: Host, name: str, trusted: str) -> Reply:
+    """Raises ssl.SSLError unless the certificate is for the name and by the trusted issuer."""
+    return post(TlsConnection(address(host), name, ssl.create_default_context(cadata=trusted)), name)
+
+
+def serial(host: Host, name: str) -> str:
+    """Serial number of the certificate that is served."""
+    client = "openssl s_client -connect 127.0.0.1:443 -servername %s </dev/null 2>/dev/null"
+    return str(host.check_output(f"{client} | openssl x509 -noout -serial", name))
+
+
+def test_off_serves_plain_http_only() -> None:
+    (balancer,) = hosts("authority")
+    assert post_plain(balancer, "any.test")[0] == 200
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address(balancer), 443), timeout=5)
+
+
+@pytest.fixture
+def provided() -> Host:
+    (balancer,) = hosts("provided")
+    return balancer
+
+
+def test_provided_certificate_is_served(provided: Host) -> None:
+    status, headers = post_tls(provided, "bot.test", (EPHEMERAL / "first.pem").read_text())
+    assert status == 200
+    assert headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+def test_provided_key_is_private(provided: Host) -> None:
+    with provided.sudo():
+        assert provided.file("/etc/nginx/tls/clawdbot.pem").mode == 0o600
+        assert provided.file("/var/lib/clawdbot-nginx").mode == 0o700
+        key = (EPHEMERAL / "first.key").read_text().splitlines()[1]
+        assert key not in provided.check_output("journalctl --no-pager")
+
+
+def test_plain_http_redirects_and_keeps_the_method(provided: Host) -> None:
+    status, headers = post_plain(provided, "bot.test")
+    assert (status, headers["Location"]) == (308, f"https://bot.test{CALLBACK}")
+
+
+def test_other_names_are_dropped(provided: Host) -> None:
+    with pytest.raises(ConnectionResetError):
+        post_plain(provided, "other.test")
+    unverified = ssl.create_default_context(cadata=(EPHEMERAL / "first.pem").read_text())
+    with pytest.raises(ConnectionResetError):
+        post(TlsConnection(address(provided), "bot.test", unverified), "other.test")
+
+
+def converge(**variables: str) -> subprocess.CompletedProcess[str]:
+    extra = [f"--extra-vars={key}={value}" for key, value in variables.items()]
+    return subprocess.run(
+        ["ansible-playbook", "--inventory", INVENTORY, "--limit", "provided", SCENARIO / "converge.yml", *extra],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_key_of_another_certificate_is_refused_and_a_new_pair_taken(provided: Host) -> None:
+    done = converge(test_certificate="second", test_key="first")
+    assert done.returncode != 0
+    assert "key values mismatch" in done.stdout
+    assert post_tls(provided, "bot.test", (EPHEMERAL / "first.pem").read_text())[0] == 200
+    done = converge(test_certificate="second", test_key="second")
+    assert done.returncode == 0, done.stdout
+    assert post_tls(provided, "bot.test", (EPHEMERAL / "second.pem").read_text())[0] == 200
+    done = converge()
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(params=range(2), ids=["debian12", "debian13"])
+def acme(request: pytest.FixtureRequest) -> Host:
+    return hosts("acme")[request.param]
+
+
+def issuer() -> str:
+    """Root certificate of the authority."""
+    (authority,) = hosts("authority")
+    fetch = (
+        "import ssl, urllib.request; context = ssl._create_unverified_context();"
+        "print(urllib.request.urlopen('https://127.0.0.1:15000/roots/0', context=context).read().decode())"
+    )
+    return str(authority.check_output("python3 -c %s", fetch))
+
+
+def test_authority_issues_and_renews(acme: Host) -> None:
+    name = acme.check_output("hostname") + ".test"
+    assert post_tls(acme, name, issuer())[0] == 200
+    assert post_plain(acme, name)[0] == 308
+    first = serial(acme, name)
+    with acme.sudo():
+        assert acme.service("certbot.timer").is_enabled
+        acme.check_output(
+            "echo 'renew_before_expiry = 36500 days' | cat - /etc/letsencrypt/renewal/%s.conf > /tmp/due"
+            " && cp /tmp/due /etc/letsencrypt/renewal/%s.conf && systemctl start certbot.service",
+            name,
+            name,
+        )
+    assert serial(acme, name) != first
+    assert post_tls(acme, name, issuer())[0] == 200
