@@ -88,6 +88,12 @@ def test_dead_session_in_a_single_chat(ding: DingTalk, server: ScriptedServer) -
     assert server.requests[-1].headers["x-acs-dingtalk-access-token"] == "t1"
 
 
+def test_throttled_session(ding: DingTalk, server: ScriptedServer) -> None:
+    server.on(SESSION, Reply({"errcode": 130101, "errmsg": "send too fast"}))
+    send(ding, message(server))
+    assert server.paths() == [SESSION, TOKEN, SINGLE]
+
+
 def test_expired_session_in_a_group(ding: DingTalk, server: ScriptedServer) -> None:
     send(ding, message(server, group=True, lives_ms=1000))
     assert server.paths() == [TOKEN, GROUP]
@@ -141,13 +147,14 @@ def test_failures_of_the_server_api(ding: DingTalk, server: ScriptedServer, repl
 @pytest.mark.parametrize(
     ("reply", "after"),
     [
-        (Reply({"errcode": 130101}), 60.0),
         (Reply({}, 500), None),
         (Reply({}, 429, {"Retry-After": "7"}), 7.0),
         (Reply({}, drop=True), None),
     ],
 )
-def test_session_failures_to_try_again(ding: DingTalk, server: ScriptedServer, reply: Reply, after: float) -> None:
+def test_session_failures_to_try_again(
+    ding: DingTalk, server: ScriptedServer, reply: Reply, after: float | None
+) -> None:
     server.on(SESSION, reply)
     with pytest.raises(Retry) as retry:
         send(ding, message(server))

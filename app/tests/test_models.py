@@ -23,6 +23,7 @@ from clawdbot.models import client as module
 from clawdbot.models.breaker import Breaker
 from clawdbot.models.client import ChatModel, EchoModel, Question
 from clawdbot.models.credentials import baidu_authorization, credential, zhipu_jwt
+from clawdbot.models.presets import presets
 
 from .conftest import Reply, ScriptedServer
 
@@ -175,7 +176,7 @@ def test_log_has_numbers_and_no_words(model: ChatModel, server: ScriptedServer, 
 
 
 def bearer(client: redis.Redis, model_config: ModelConfig, preset: str, **changes: Any) -> Callable[[], str]:
-    table = config.presets()[preset]
+    table = presets()[preset]
     if "iam_url" in changes:
         table = dataclasses.replace(table, iam_url=changes.pop("iam_url"))
     return credential(dataclasses.replace(model_config, name=preset, preset=table, **changes), client, Http())

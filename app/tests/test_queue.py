@@ -255,5 +255,5 @@ def test_full_memory_drops_cache_entries_and_never_messages(queue: Queue) -> Non
             client.set(key("cache", number), "x" * 10_000, ex=3600)
         assert client.info("stats")["evicted_keys"] > 0
     finally:
-        client.config_set("maxmemory", most)
+        client.config_set("maxmemory", str(most))
     assert len(finish_all(queue)) == 1

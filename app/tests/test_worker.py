@@ -7,13 +7,14 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
 from clawdbot import chat as chat_module
 from clawdbot.cache import Cache
 from clawdbot.chat import Chat
-from clawdbot.config import Access, Settings
+from clawdbot.config import Access, ModelConfig, Settings
 from clawdbot.engine import worker as worker_module
 from clawdbot.engine.queue import Lease, Queue, session_key
 from clawdbot.engine.worker import Worker
@@ -21,6 +22,7 @@ from clawdbot.errors import Final, Retry
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
 from clawdbot.models.client import Question
+from clawdbot.models.presets import Preset
 from clawdbot.platforms.base import CallbackRequest, Platform, Received
 from clawdbot.store import connect, key
 
@@ -53,13 +55,13 @@ class FakePlatform:
         """A name for some."""
         return message.sender_name
 
-    def download(self, *_: object) -> bytes:
+    def download(self, message: Message, image: str) -> bytes:  # noqa: ARG002  # part of Platform
         """The picture, or a failure."""
         if self.downloads:
             raise self.downloads.pop(0)
         return self.picture
 
-    def send(self, message: Message, _: str, content: str, on_written: Callable[[], None]) -> None:
+    def send(self, message: Message, part: str, content: str, on_written: Callable[[], None]) -> None:  # noqa: ARG002
         """Show it to the user, or fail before."""
         if self.failures:
             raise self.failures.pop(0)
@@ -109,11 +111,11 @@ class Rig:
         chat = Chat(self.settings, platforms, self.model, cache, Limiter(client), queue)
         return Worker(queue, chat, slots=slots, lease_seconds=lease_seconds, ttl=60)
 
-    def say(self, text: str = "hello", conversation: str = "c", **fields: object) -> Message:
+    def say(self, text: str = "hello", conversation: str = "c", **fields: Any) -> Message:
         """Queue a message."""
         self.counter += 1
         base = Message("dingtalk", f"m{self.counter}", conversation, False, "u", self.counter, text=text)
-        message = dataclasses.replace(base, **fields)  # type: ignore[arg-type]  # tests pass what fits
+        message = dataclasses.replace(base, **fields)
         assert self.queue.accept(message) == "accepted"
         return message
 
@@ -152,7 +154,7 @@ def rig(settings: Settings, client: redis.Redis) -> Rig:
     return Rig(settings, client)
 
 
-def talk(rig: Rig, *texts: str, **fields: object) -> list[str]:
+def talk(rig: Rig, *texts: str, **fields: Any) -> list[str]:
     """Say something and return all answers so far."""
     for text in texts:
         rig.say(text, **fields)
@@ -179,12 +181,12 @@ def test_history_goes_along_and_is_forgotten_on_demand(rig: Rig) -> None:
     assert [list(question.history) for question in rig.model.questions] == [[], [("one", "one!")], []]
 
 
-def model_of(rig: Rig):  # type: ignore[no-untyped-def]  # a helper of two tests
+def model_of(rig: Rig) -> ModelConfig:
     assert rig.settings.model
     return rig.settings.model
 
 
-def long_memory(rig: Rig):  # type: ignore[no-untyped-def]  # a helper of two tests
+def long_memory(rig: Rig) -> Preset:
     return dataclasses.replace(model_of(rig).preset, history_tokens=1000)
 
 
@@ -223,8 +225,8 @@ def test_long_answers_are_split(rig: Rig) -> None:
     ("fields", "expected"),
     [({"unsupported": "audio"}, "audio"), ({"text": ""}, "empty message"), ({"images": ("a",)}, "PNG, JPEG")],
 )
-def test_polite_refusals(rig: Rig, fields: dict[str, object], expected: str) -> None:
-    rig.say(**fields)  # type: ignore[arg-type]  # fields of Message
+def test_polite_refusals(rig: Rig, fields: dict[str, Any], expected: str) -> None:
+    rig.say(**fields)
     with running(rig.worker()):
         rig.idle()
     [answer] = rig.answers()
@@ -366,7 +368,7 @@ def test_worker_that_was_frozen_sends_nothing(rig: Rig) -> None:
     rig.say("a")
     rig.model.gate.clear()
     slow = rig.worker("slow")
-    slow._queue.renew = lambda _: set()  # type: ignore[method-assign]  # a heart that has stopped
+    slow._queue.renew = lambda entries: set()  # type: ignore[method-assign]  # noqa: ARG005  # a heart that has stopped
     with running(slow):
         eventually(lambda: rig.model.questions)
         time.sleep(0.05)
@@ -398,7 +400,7 @@ def test_own_abandoned_looking_lease_is_not_worked_on_twice(rig: Rig) -> None:
     rig.model.gate.clear()
     worker = rig.worker("one", lease_seconds=0.3)
     beat = worker._queue.renew
-    worker._queue.renew = lambda _: set()  # type: ignore[method-assign]  # frozen for a while
+    worker._queue.renew = lambda entries: set()  # type: ignore[method-assign]  # noqa: ARG005  # frozen for a while
     with running(worker):
         eventually(lambda: rig.model.questions)
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""The Flask application: health, readiness, metrics and the two callbacks."""
+"""The Flask application: health, readiness, metrics, the two callbacks and the receiver of alerts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from clawdbot import config, factory, logs, metrics
+from clawdbot import alerts, config, factory, logs, metrics
 from clawdbot.config import Settings
 from clawdbot.engine.intake import Intake
 from clawdbot.engine.queue import Queue, now_ms
@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
             view_func=_callback(name, platforms.get(name), intake, clock),
             methods=["POST"],
         )
+    alerts.install(app, alerts.Config.load(os.environ), settings, client)
     return app
 
 

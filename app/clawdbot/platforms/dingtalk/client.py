@@ -215,7 +215,8 @@ class DingTalk:
             metrics.SENDS.labels(self.name, way, "success").inc()
             return
         metrics.SENDS.labels(self.name, way, "failure").inc()
-        if code == ERRCODE_TOO_FAST:
+        # Where there is another way than this webhook, that one is not throttled.
+        if code == ERRCODE_TOO_FAST and way == "push":
             raise Retry(f"dingtalk: {way} errcode {code}", after=TOO_FAST_SECONDS)
         raise Final(f"dingtalk: {way} errcode {code}")
 

@@ -125,6 +125,30 @@ class Feishu:
             path = "/open-apis/im/v1/messages"
             self._call("send", "POST", path, params={"receive_id_type": "chat_id"}, payload=body)
 
+    def push(self, chat: str, content: str, uuid: str) -> None:
+        """Write to a group the bot is a member of; the same ``uuid`` (at most 38 characters) writes once an hour.
+
+        Raises:
+            Retry: too fast, or Feishu is not reachable.
+            Final: Feishu refuses the message.
+        """
+        self._limiter.wait(f"feishu-chat:{chat}", CHAT_RATE)
+        for form, build in _forms(content):
+            body = {
+                "receive_id": chat,
+                "content": json.dumps(build(content), ensure_ascii=False),
+                "msg_type": form,
+                "uuid": f"{uuid}-{form}",
+            }
+            try:
+                self._call(
+                    "push", "POST", "/open-apis/im/v1/messages", params={"receive_id_type": "chat_id"}, payload=body
+                )
+                return
+            except _FormRefused:
+                continue
+        raise Final("feishu: every form of the message was refused")
+
     # Calls
 
     def _fetch_token(self) -> tuple[str, float]:

@@ -1,0 +1,69 @@
+"""Counting, trimming and splitting text."""
+
+from __future__ import annotations
+
+import pytest
+from clawdbot import text
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.text(alphabet="ab答 \n`😀", max_size=400), st.integers(60, 200))
+def test_split_keeps_every_visible_character_and_the_limit(content: str, limit: int) -> None:
+    parts = text.split(content, limit)
+    assert all(text.size(part) <= limit for part in parts)
+    visible = [character for character in "".join(parts) if character in "ab答😀"]
+    assert visible == [character for character in content if character in "ab答😀"]
+
+
+def test_short_text_stays_as_it_is() -> None:
+    assert text.split("  a\n\nb ", 100) == ["  a\n\nb "]
+    assert text.split("", 100) == [""]
+
+
+def test_splits_at_the_best_place() -> None:
+    assert text.split("a" * 40 + "\n\n" + "b" * 40 + "\nc", 100) == ["a" * 40 + "\n\n" + "b" * 40 + "\nc"]
+    assert text.split("a" * 40 + "\n\n" + "b" * 60, 100) == ["a" * 40, "b" * 60]
+    assert text.split("a" * 40 + "\n" + "b" * 60, 100) == ["a" * 40, "b" * 60]
+    assert text.split("a" * 40 + " " + "b" * 60, 100) == ["a" * 40, "b" * 60]
+
+
+def test_code_block_is_closed_and_opened_again() -> None:
+    code = "```python\n" + "\n".join(f"line {number}" for number in range(30)) + "\n```\nafter"
+    parts = text.split(code, 120)
+    assert len(parts) > 2
+    for part in parts:
+        assert part.count("```") % 2 == 0
+    assert all(part.startswith("```python\n") for part in parts[:-1])
+
+
+def test_limit_without_room() -> None:
+    with pytest.raises(ValueError, match="no room"):
+        text.split("x", 30)
+
+
+def test_tokens() -> None:
+    assert text.tokens("") == 1
+    assert text.tokens("a" * 40) == 11
+    assert text.tokens("答" * 10) == 11
+
+
+def test_history_keeps_the_newest() -> None:
+    turns = [("old " * 10, "x"), ("new", "y"), ("newest", "z")]
+    assert text.trim_history(turns, 10) == turns[1:]
+    assert text.trim_history(turns, 1000) == turns
+    assert text.trim_history(turns, 0) == []
+
+
+@pytest.mark.parametrize("plain", ["hello", "a-b", "2 * 3 = 6", "1.5", "a_b"])
+def test_plain_text(plain: str) -> None:
+    assert not text.is_markdown(plain)
+
+
+@pytest.mark.parametrize("marked", ["# t", "a\n- b", "**b**", "`c`", "[a](b)", "1. a", "> q", "|a|b|", "```\nx\n```"])
+def test_markdown(marked: str) -> None:
+    assert text.is_markdown(marked)
+
+
+def test_clean() -> None:
+    assert text.clean(" a\0\ud800b ") == "a?b"
