@@ -1,0 +1,274 @@
+"""The receiver of Alertmanager's webhook: hands alerts to a DingTalk group robot and a Feishu group.
+
+Every node may be told of the same alerts; Redis remembers what a chat has been told, so people read it once. The
+answer is 503 as long as a chat has not been told, and Alertmanager tries again; chats that know are then left out.
+
+Source: prometheus.io, "Alerting based on metrics", webhook payload version 4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import redis
+from flask import Flask, Response, jsonify, request
+from prometheus_client import Counter
+
+from clawdbot.cache import Cache
+from clawdbot.config import Settings
+from clawdbot.errors import ClawdbotError, Refusal
+from clawdbot.http import Http
+from clawdbot.limits import Limiter, Rate
+from clawdbot.platforms.base import items, parse_json, same, section, string
+from clawdbot.platforms.dingtalk.client import DingTalk
+from clawdbot.platforms.feishu.client import Feishu
+from clawdbot.store import key
+from clawdbot.web import observe
+
+log = logging.getLogger(__name__)
+
+SENT = Counter("clawdbot_alert_messages_total", "Messages about alerts by chat and outcome.", ["chat", "outcome"])
+# Longer than Alertmanager repeats a failed delivery, shorter than it waits before a reminder.
+REMEMBERED_SECONDS = 3600
+CLAIMED, TOLD = "claimed", "told"
+# A node that dies while it sends holds the others back no longer than this.
+CLAIM_SECONDS = 60
+# More of one group are counted, not listed.
+LONGEST_LIST = 10
+LONGEST_NAME = 200
+# After the 21st message of a minute DingTalk silences a robot for ten; burst and refill together stay below.
+ROBOT_RATE = Rate(9 / 60, 10)
+PUBLIC = {400: "not Alertmanager's webhook, version 4", 401: "wrong or missing bearer token"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    """Where alerts come from and go to. An empty ``token`` switches the receiver off, an empty chat its platform."""
+
+    token: str = dataclasses.field(repr=False)
+    feishu_chat: str
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> Config:
+        """Read ``CLAWDBOT_ALERTS_TOKEN`` and ``CLAWDBOT_ALERTS_FEISHU_CHAT`` (the group's chat_id, ``oc_...``)."""
+        return cls(environ.get("CLAWDBOT_ALERTS_TOKEN", ""), environ.get("CLAWDBOT_ALERTS_FEISHU_CHAT", ""))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert of a notification; times as Alertmanager wrote them."""
+
+    name: str
+    status: str
+    summary: str
+    summary_zh: str
+    value: str
+    runbook: str
+    starts: str
+    ends: str
+    fingerprint: str
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What makes it another piece of news."""
+        return (self.fingerprint, self.status, self.starts, self.ends if self.status == "resolved" else "")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Notification:
+    """What Alertmanager says about one group of alerts."""
+
+    group: str
+    alerts: Sequence[Alert]
+
+    @property
+    def digest(self) -> str:
+        """The same for every node that is told of the same state."""
+        content = [self.group, *sorted(alert.identity for alert in self.alerts)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def parse(body: bytes) -> Notification:
+    """Read a notification.
+
+    Raises:
+        Refusal: 400, it is none.
+    """
+    data = parse_json(body)
+    alerts = [_alert(item) for item in items(data, "alerts")]
+    if data.get("version") != "4" or not alerts or len(alerts) != len(data["alerts"]):
+        raise Refusal(400, "no_alerts")
+    return Notification(string(data, "groupKey"), alerts)
+
+
+def _alert(data: Mapping[str, Any]) -> Alert:
+    labels, annotations = section(data, "labels"), section(data, "annotations")
+    name, status = string(labels, "alertname"), string(data, "status")
+    if not name or status not in {"firing", "resolved"}:
+        raise Refusal(400, "bad_alert")
+    return Alert(
+        name=name[:LONGEST_NAME],
+        status=status,
+        summary=string(annotations, "summary") or name,
+        summary_zh=string(annotations, "summary_zh"),
+        value=string(annotations, "value"),
+        runbook=string(annotations, "runbook_url"),
+        starts=string(data, "startsAt"),
+        ends=string(data, "endsAt"),
+        fingerprint=string(data, "fingerprint") or json.dumps(labels, sort_keys=True),
+    )
+
+
+def message(notification: Notification) -> str:
+    """What people read, as Markdown: what fires first, then what is over."""
+    parts = []
+    for status, title in (("firing", "🔴 **Firing · 告警**"), ("resolved", "✅ **Resolved · 已恢复**")):
+        alerts = [alert for alert in notification.alerts if alert.status == status]
+        if not alerts:
+            continue
+        lines = [title, *(_paragraph(alert) for alert in alerts[:LONGEST_LIST])]
+        if len(alerts) > LONGEST_LIST:
+            lines.append(f"… and {len(alerts) - LONGEST_LIST} more · 另有 {len(alerts) - LONGEST_LIST} 条")
+        parts += lines
+    return "\n\n".join(parts)
+
+
+def _paragraph(alert: Alert) -> str:
+    facts = [f"`{alert.name}`", f"since {_clock(alert.starts)}"]
+    if alert.status == "resolved":
+        facts.append(f"until {_clock(alert.ends)}")
+    elif alert.value:
+        facts.insert(1, alert.value)
+    if alert.runbook.startswith(("https://", "http://")):
+        facts.append(f"[runbook]({alert.runbook})")
+    return "\n".join(line for line in (f"**{alert.summary}**", alert.summary_zh, " · ".join(facts)) if line)
+
+
+def _clock(moment: str) -> str:
+    """A time of RFC 3339 to the second, in UTC."""
+    try:
+        parsed = datetime.datetime.fromisoformat(moment)
+    except ValueError:
+        return "?"
+    return parsed.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+class _Alone:
+    """What is left of Redis while it is away: the memory of this process, and no rate limit.
+
+    It has what tokens, limits and this module ask of Redis. That Redis is down must reach people too; the price is
+    that each node says it.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[str, float]] = {}
+
+    def get(self, name: str) -> str | None:
+        value, ends = self._values.get(name, ("", 0.0))
+        return value if ends > time.monotonic() else None
+
+    def set(self, name: str, value: str, *, nx: bool = False, ex: float = 0, px: float = 0) -> bool:
+        if nx and self.get(name) is not None:
+            return False
+        self._values[name] = (value, time.monotonic() + (ex or px / 1000))
+        return True
+
+    def delete(self, name: str) -> None:
+        self._values.pop(name, None)
+
+    def execute_command(self, *command: Any) -> tuple[int, int]:
+        """Two scripts are used: one forgets its key, the other one is told that it need not wait."""
+        self.delete(command[3])
+        return (1, 0)
+
+
+#: Writes a text to a chat; the second argument is the same for the same news.
+Chat = Callable[[str, str], None]
+
+
+def chats(config: Config, settings: Settings, client: redis.Redis) -> dict[str, Chat]:
+    """The chats that are configured: DingTalk's robot if it has an access token, Feishu's group if it has an id."""
+    found: dict[str, Chat] = {}
+    web, limiter = Http(), Limiter(client)
+    robot = settings.dingtalk
+    if robot and (robot.access_token or "access_token=" in robot.webhook_url):
+        dingtalk = DingTalk(robot, client, web, limiter)
+
+        def push(content: str, _: str) -> None:
+            limiter.wait("dingtalk-alerts", ROBOT_RATE)
+            dingtalk.push(content)
+
+        found["dingtalk"] = push
+    if settings.feishu and config.feishu_chat:
+        feishu = Feishu(settings.feishu, client, web, limiter, Cache(client, enabled=False, ttl=1))
+        found["feishu"] = lambda content, news: feishu.push(config.feishu_chat, content, news)
+    return found
+
+
+def tell(name: str, chat: Chat, notification: Notification, client: redis.Redis) -> bool:
+    """Tell a chat unless it has been told, or another node is telling it; returns whether it knows.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    remembered = key("alerts", name, notification.digest)
+    if not client.set(remembered, CLAIMED, nx=True, ex=CLAIM_SECONDS):
+        return client.get(remembered) == TOLD
+    try:
+        chat(message(notification), notification.digest)
+    except ClawdbotError as error:
+        client.delete(remembered)
+        SENT.labels(name, "failure").inc()
+        log.error("an alert could not be delivered", extra={"fields": {"chat": name, "error": str(error)}})
+        return False
+    client.set(remembered, TOLD, ex=REMEMBERED_SECONDS)
+    SENT.labels(name, "success").inc()
+    return True
+
+
+def install(app: Flask, config: Config, settings: Settings, client: redis.Redis) -> None:
+    """Add ``POST /api/alerts`` to ``app``.
+
+    200: every chat knows. 400: no notification. 401: the bearer token is wrong or missing. 404: switched off.
+    503: a chat could not be told, or none is configured; to be repeated.
+    """
+    shared = chats(config, settings, client)
+    alone = cast("redis.Redis", _Alone())
+    own = chats(config, settings, alone)
+
+    def deliver(notification: Notification) -> bool:
+        try:
+            told = [tell(name, chat, notification, client) for name, chat in shared.items()]
+        except redis.RedisError as error:
+            log.error("Redis is away, this node delivers alone", extra={"fields": {"error": type(error).__name__}})
+            told = [tell(name, chat, notification, alone) for name, chat in own.items()]
+        return all(told)
+
+    @app.post("/api/alerts")
+    def alerts() -> Response:
+        if not config.token:
+            return _answer("switched_off", "alerts have no token; set CLAWDBOT_ALERTS_TOKEN", 404)
+        try:
+            if not same(request.headers.get("Authorization", ""), f"Bearer {config.token}"):
+                raise Refusal(401, "wrong_token")
+            notification = parse(request.get_data(cache=False))
+        except Refusal as refusal:
+            return _answer(refusal.reason, PUBLIC[refusal.status], refusal.status)
+        if not shared:
+            log.error("there is no chat for alerts: set access_token in dingtalk.yaml or CLAWDBOT_ALERTS_FEISHU_CHAT")
+            return _answer("no_chat", "no chat is configured", 503)
+        return _answer("delivered", "", 200) if deliver(notification) else _answer("undelivered", "try again", 503)
+
+
+def _answer(result: str, error: str, status: int) -> Response:
+    observe.note(result=result)
+    response = jsonify({"error": error} if error else {"status": "ok"})
+    response.status_code = status
+    return response
