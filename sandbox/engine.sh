@@ -39,3 +39,10 @@ if ! docker info >/dev/null 2>&1; then
     apt_install acl
     as_root setfacl -m "u:$(id -un):rw" /var/run/docker.sock
 fi
+
+# Every host runs a systemd, and each of those takes a handful of inotify instances of the one kernel; the default of 128
+# is used up by some twenty hosts, and the next one dies without a word. Lasts until the next boot.
+instances=/proc/sys/fs/inotify/max_user_instances
+if [ "$(cat "$instances")" -lt 1024 ]; then
+    as_root sh -c "echo 1024 >$instances"
+fi
