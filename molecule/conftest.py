@@ -3,6 +3,7 @@
 from collections.abc import Generator
 
 import pytest
+from testinfra.host import Host
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -11,6 +12,6 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, None, No
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]  # pluggy's wrapper protocol is untyped
     host = item.funcargs.get("host")
-    if report.when == "call" and report.failed and host is not None:
+    if report.when == "call" and report.failed and isinstance(host, Host):
         said = host.run("systemctl --failed --no-legend; sudo journalctl --no-pager --lines=40 --priority=notice")
         report.sections.append((f"journal of {host.backend.get_pytest_id()}", said.stdout))

@@ -68,5 +68,15 @@ def test_the_collections_are_those_of_the_ansible_package() -> None:
 
 
 def test_nothing_in_the_repository_looks_like_a_secret() -> None:
-    files = subprocess.run(["git", "ls-files", "inventories"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = subprocess.run(
+        ["git", "ls-files", "inventories"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert not [name for name in files.splitlines() if name.endswith("secrets.yml")]
+
+
+def test_every_product_wide_variable_in_the_plays_is_described() -> None:
+    options = load_yaml(ROOT / "roles/site/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    plugins = {"site_addresses", "site_hosts", "site_firewall", "site_members", "site_preflight"}
+    for path in [*ROOT.glob("playbooks/**/*.yml"), *ROOT.glob("playbooks/**/*.j2"), *ROOT.glob("plugins/filter/*.py")]:
+        used = set(re.findall(r"\bsite_\w+", path.read_text("utf-8"))) - plugins - {"site_inventory", "site_services"}
+        assert used <= set(options), f"{path.name}: {used - set(options)}"

@@ -25,7 +25,7 @@ for number in range({LINES}):
 def get(host: Host, path: str) -> str:
     """Body of an answer of the bot."""
     program = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:18789{path}', timeout=5).read().decode())"
-    return host.check_output(f'python3 -c "{program}"').strip()
+    return str(host.check_output(f'python3 -c "{program}"')).strip()
 
 
 def wait_until_ready(host: Host) -> None:
@@ -68,7 +68,9 @@ def test_secrets_are_for_one_reader(host: Host, name: str) -> None:
 
 
 def test_no_secret_in_a_process_list_or_a_log(host: Host) -> None:
-    seen = host.check_output(f"sudo ps axww -o args; sudo cat {HOME}/logs/*.log; sudo journalctl --no-pager -u 'clawdbot*'")
+    seen = host.check_output(
+        f"sudo ps axww -o args; sudo cat {HOME}/logs/*.log; sudo journalctl --no-pager -u 'clawdbot*'"
+    )
     for secret in ("sk-scenario", "scenario-half", "scenario-app-secret", "scenario-token", "scenario-encryption-key"):
         assert secret not in seen
 
@@ -98,7 +100,8 @@ def test_a_killed_process_comes_back_by_itself(host: Host, unit: str) -> None:
 
 def test_rotation_under_writes_loses_and_doubles_no_line(host: Host) -> None:
     host.check_output(f"sudo rm -f {HOME}/logs/model_api.log.*")
-    writer = f"cd {HOME}/current && sudo setpriv --reuid=clawdbot --regid=clawdbot --clear-groups venv/bin/python -c '{WRITER}'"
+    as_bot = "sudo setpriv --reuid=clawdbot --regid=clawdbot --clear-groups"
+    writer = f"cd {HOME}/current && {as_bot} venv/bin/python -c '{WRITER}'"
     rotate = "for i in 1 2 3 4 5 6 7; do sleep 1; sudo logrotate --force /etc/logrotate.d/clawdbot; done"
     host.check_output(f"({writer}) & {rotate}; wait; sleep 1")
 

@@ -24,14 +24,14 @@ description:
 options:
   source: {description: Folder of the application., type: path, required: true}
   dest: {description: Folder for the archives., type: path, required: true}
-  exclude: {description: Patterns of paths (relative to O(source)) to leave out., type: list, elements: str, default: []}
+  exclude: {description: Patterns of paths below O(source) to leave out., type: list, elements: str, default: []}
 author: [clawdbot-ops]
 """
 
 RETURN = r"""
 version: {description: Name of the release such as C(1.0.0-3f9d0c2a81b4)., type: str, returned: always}
 path: {description: Path of the archive., type: str, returned: always}
-requirements: {description: First 12 hexadecimal digits of the SHA-256 of requirements.txt., type: str, returned: always}
+requirements: {description: First 12 digits of the SHA-256 of requirements.txt., type: str, returned: always}
 """
 
 

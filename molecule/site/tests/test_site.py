@@ -1,0 +1,128 @@
+"""The whole site, seen from outside: it answers people, shows strangers nothing and survives a node's death."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import testinfra
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+SSH_PORT = 2222
+SIMULATOR = "cd /opt/simulator && sudo python3 -m clawdbot_simulator"
+
+Connect = Callable[[str], Host]
+
+
+@pytest.fixture(scope="session")
+def runner(request: pytest.FixtureRequest) -> AnsibleRunner:
+    """Molecule's inventory."""
+    return AnsibleRunner(request.config.getoption("--ansible-inventory"))
+
+
+@pytest.fixture(scope="session")
+def connect(runner: AnsibleRunner) -> Connect:
+    """A connection to a host by its short name, on the port that it has by now."""
+
+    def to(name: str) -> Host:
+        variables = runner.get_variables(f"site-{name}")
+        port = 22 if name == "outside" else SSH_PORT
+        return testinfra.get_host(
+            f"ssh://debian@{variables['ansible_host']}:{port}",
+            ssh_identity_file=variables["ansible_private_key_file"],
+            ssh_extra_args="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+        )
+
+    return to
+
+
+@pytest.fixture(scope="session")
+def address(runner: AnsibleRunner) -> Callable[[str], str]:
+    """Address of a host by its short name."""
+    return lambda name: str(runner.get_variables(f"site-{name}")["ansible_host"])
+
+
+def account(client: Host, url: str, *options: str) -> dict[str, object]:
+    """Constant signed load from outside, every message accounted for."""
+    done = client.run(f"{SIMULATOR} load --config config.json --callback-base {url} {' '.join(options)}")
+    assert done.rc == 0, done.stderr + done.stdout
+    report: dict[str, object] = json.loads(done.stdout)
+    return report
+
+
+def test_people_on_both_platforms_are_answered(connect: Connect, address: Callable[[str], str]) -> None:
+    said = connect("outside").check_output(
+        f"{SIMULATOR} converse --config config.json --callback-base http://{address('lb1')}"
+    )
+    assert "6 of 6 messages were answered" in said
+
+
+PORTS = [22, 80, 443, 2222, 6379, 8080, 9000, 9090, 9093, 9100, 9113, 9115, 9121, 18789]
+
+
+@pytest.mark.parametrize(
+    ("client", "target", "expected"),
+    [
+        ("outside", "lb1", [80, 443, 2222]),
+        ("outside", "app1", [2222]),
+        ("outside", "redis1", [2222]),
+        ("outside", "monitor1", [2222]),
+        ("lb1", "app1", [2222, 18789]),
+        ("app1", "redis1", [2222, 6379]),
+        ("app1", "app2", [2222]),
+        ("monitor1", "app1", [2222, 9100, 18789]),
+        ("monitor1", "redis1", [2222, 9100, 9121]),
+    ],
+)
+def test_everybody_reaches_what_is_meant_for_them_and_nothing_else(
+    connect: Connect, address: Callable[[str], str], client: str, target: str, expected: list[int]
+) -> None:
+    host = connect(client)
+    program = (
+        "import socket\n"
+        f"for port in {PORTS}:\n"
+        f"    try: socket.create_connection(('{address(target)}', port), 1).close(); print(port)\n"
+        "    except OSError: pass\n"
+    )
+    reached = [int(line) for line in host.check_output("python3 -c %s", program).split()]
+    assert reached == expected
+
+
+def test_monitoring_sees_every_host(connect: Connect) -> None:
+    query = "http://127.0.0.1:9090/api/v1/query?query=up"
+    program = f"import urllib.request as u; print(u.urlopen('{query}').read().decode())"
+    for _ in range(30):
+        result = json.loads(connect("monitor1").check_output("python3 -c %s", program))["data"]["result"]
+        up = {(item["metric"]["job"], item["metric"]["instance"]) for item in result if item["value"][1] == "1"}
+        nodes = {instance for job, instance in up if job == "node"}
+        if len(nodes) == 5 and len({instance for job, instance in up if job == "clawdbot"}) == 2:
+            return
+        time.sleep(2)
+    pytest.fail(f"up after a minute: {sorted(up)}")
+
+
+def test_a_node_that_dies_under_load_costs_nothing(connect: Connect, address: Callable[[str], str]) -> None:
+    stop = subprocess.Popen(["sh", "-c", "sleep 5; docker kill clawdbot-site-app2"], stdout=subprocess.DEVNULL)
+    try:
+        report = account(connect("outside"), f"http://{address('lb1')}", "--rate 20 --duration 20 --settle 90")
+    finally:
+        stop.wait(timeout=60)
+        subprocess.run(["docker", "start", "clawdbot-site-app2"], check=True, stdout=subprocess.DEVNULL)
+    assert report["failed_requests"] == 0, report
+
+
+def test_a_mistake_in_the_inventory_stops_the_run_before_any_host_is_touched() -> None:
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(root / "inventories/cluster"), "site.yml"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "no host was touched" in done.stdout
+    assert "PLAY [Connect]" not in done.stdout
