@@ -46,7 +46,10 @@ def test_clock_and_language(host: Host) -> None:
 
 
 def test_kernel_settings_are_in_force_where_the_host_may_change_them(host: Host) -> None:
-    wanted = [line.lstrip("-").split(" = ") for line in host.check_output("grep '^-' /etc/sysctl.d/60-clawdbot.conf").splitlines()]
+    wanted = [
+        line.lstrip("-").split(" = ")
+        for line in host.check_output("grep '^-' /etc/sysctl.d/60-clawdbot.conf").splitlines()
+    ]
     assert ["net.ipv4.tcp_syncookies", "1"] in wanted
     if host.run("sudo test -w /proc/sys/net/core/somaxconn").rc:
         return

@@ -1,12 +1,221 @@
-"""sshd after the move, seen from the controller and from the host."""
+"""The SSH port moves, the run dies, the key is wrong: the hosts stay reachable and the next run mends it."""
 
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+import yaml
 from testinfra.host import Host
 
+SCENARIO = Path(__file__).parents[1]
+INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
+HOSTS = ("ssh-debian12", "ssh-debian13")
+PORTS = (2222, 2022)
+#: Where the run is killed, which time it gets there, and whether the host's own timers come before the next run.
+DEATHS = [
+    ("firewall : Connect anew", 1, True),
+    ("ssh : Reload sshd, with a timer that undoes it", 1, False),
+    ("ssh : Log in anew", 1, True),
+    ("ssh : Note the port", 1, False),
+    ("ssh : Reload sshd, with a timer that undoes it", 2, False),
+    ("ssh : Log in anew", 2, True),
+    ("ssh : Stop the timer", 2, False),
+    ("Close the port that sshd has left", 1, False),
+    ("firewall : Confirm the rules", 2, True),
+]
 
-def test_only_the_new_port_listens(host: Host) -> None:
-    listening = host.check_output("ss -Hltn 'sport = :22 or sport = :2222'")
-    assert {line.split()[3].rsplit(":", 1)[1] for line in listening.splitlines()} == {"2222"}
+
+@cache
+def machine(name: str) -> Host:
+    """A host of the scenario, reached as root through Docker, which needs no SSH."""
+    return testinfra.get_host(f"docker://clawdbot-{name}")
 
 
-def test_nothing_is_left_to_undo(host: Host) -> None:
-    assert not host.service("clawdbot-ssh-rollback.timer").is_running
+@cache
+def connection(name: str) -> dict[str, Any]:
+    instances = yaml.safe_load(Path(os.environ["MOLECULE_INSTANCE_CONFIG"]).read_text("utf-8"))
+    return next(dict(instance) for instance in instances if instance["instance"] == name)
+
+
+def can_log_in(name: str, port: int) -> bool:
+    """Whether a new login with the controller's key works."""
+    how = connection(name)
+    options = ["ConnectTimeout=5", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes"]
+    command = ["ssh", "-n", "-F", "none", "-i", how["identity_file"], "-p", str(port)]
+    command += [word for option in options for word in ("-o", option)]
+    command += [f"{how['user']}@{how['address']}", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def listening(name: str) -> set[int]:
+    sockets = machine(name).check_output("ss -Hltnp")
+    return {int(match) for match in re.findall(r":(\d+) +\S+ +users:\(\(\"(?:sshd|systemd)\"", sockets)}
+
+
+def play(port: int, kill_before: str = "", **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Runs the roles firewall and ssh; ``kill_before`` is ``occurrence:task`` before which the controller dies."""
+    values = json.dumps({"site_ssh_port": port, **variables})
+    command = ["ansible-playbook", "--inventory", INVENTORY, "--tags", "ssh", "--extra-vars", values]
+    environment = os.environ | {
+        "ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callback_plugins"),
+        "ANSIBLE_CALLBACKS_ENABLED": "kill_before",
+        "KILL_BEFORE": kill_before or "0:",
+        "ANSIBLE_FORCE_COLOR": "false",
+    }
+    return subprocess.run(
+        [*command, str(SCENARIO / "converge.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def changes(run: subprocess.CompletedProcess[str]) -> list[int]:
+    return [int(count) for count in re.findall(r"^ssh-debian.*changed=(\d+)", run.stdout, re.MULTILINE)]
+
+
+def current_port() -> int:
+    return next(iter(listening(HOSTS[0])))
+
+
+def timers_rest(name: str) -> bool:
+    shown = machine(name).check_output("systemctl list-units --plain --no-legend 'clawdbot-*-rollback.*'")
+    return bool(shown == "")
+
+
+def wait_for_timers() -> None:
+    end = time.monotonic() + 150
+    while not all(timers_rest(name) for name in HOSTS):
+        assert time.monotonic() < end, "a timer never fired"
+        time.sleep(1)
+
+
+def assert_settled(port: int) -> None:
+    for name in HOSTS:
+        assert listening(name) == {port}
+        assert can_log_in(name, port)
+        assert f"tcp dport {port} jump" in machine(name).check_output("nft list chain inet clawdbot input")
+        assert timers_rest(name)
+
+
+@pytest.mark.parametrize(("task", "occurrence", "wait"), DEATHS)
+def test_run_that_dies_is_mended_by_the_next(task: str, occurrence: int, wait: bool) -> None:
+    old = current_port()
+    new = next(port for port in PORTS if port != old)
+    patience = {"firewall_rollback_after": 20, "ssh_rollback_after": 20} if wait else {}
+    run = play(new, f"{occurrence}:{task}", **patience)
+    assert run.returncode == -9, run.stdout[-2000:]
+    for name in HOSTS:
+        assert can_log_in(name, old) or can_log_in(name, new)
+    if wait:
+        wait_for_timers()
+        for name in HOSTS:
+            assert can_log_in(name, old) or can_log_in(name, new)
+    run = play(new)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert_settled(new)
+
+
+def test_second_run_changes_nothing() -> None:
+    assert changes(play(current_port())) == [0, 0]
+
+
+def test_port_of_another_program_is_refused_before_anything_changes() -> None:
+    port = current_port()
+    for name in HOSTS:
+        machine(name).check_output("systemd-run --quiet --collect --unit=squatter python3 -m http.server 3333")
+    time.sleep(1)
+    before = [machine(name).check_output("nft -s -t list ruleset; cat /etc/ssh/sshd_config.d/*") for name in HOSTS]
+    run = play(3333)
+    after = [machine(name).check_output("nft -s -t list ruleset; cat /etc/ssh/sshd_config.d/*") for name in HOSTS]
+    for name in HOSTS:
+        machine(name).run("systemctl stop squatter")
+    assert run.returncode != 0
+    assert "Port 3333 is taken by python3" in re.sub(r"\s+", " ", run.stdout)
+    assert after == before
+    assert_settled(port)
+
+
+def test_settings_that_lock_us_out_are_taken_back() -> None:
+    port = current_port()
+    run = play(port, ssh_key_algorithms=["rsa-sha2-512"])
+    assert run.returncode != 0
+    assert "was taken back" in run.stdout
+    assert_settled(port)
+    assert changes(play(port)) == [0, 0]
+
+
+def test_socket_activation_is_replaced() -> None:
+    """With ssh.socket the port in sshd's configuration counts for nothing: the host listens on 22."""
+    port = current_port()
+    for name in HOSTS:
+        machine(name).check_output("systemctl disable --now ssh.service; systemctl enable --now ssh.socket")
+        assert listening(name) == {22}
+        machine(name).check_output(
+            "nft add rule inet clawdbot ssh_new accept; nft insert rule inet clawdbot input tcp dport 22 accept"
+        )
+    run = play(port)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert_settled(port)
+    for name in HOSTS:
+        assert not machine(name).service("ssh.socket").is_enabled
+        assert machine(name).service("ssh").is_enabled
+
+
+def test_administrators_come_and_go_but_never_the_one_in_use(tmp_path: Path) -> None:
+    port, how = current_port(), connection(HOSTS[0])
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    public = key.with_suffix(".pub").read_text("utf-8").strip()
+    own = Path(how["identity_file"] + ".pub").read_text("utf-8").strip()
+
+    def may(name: str) -> bool:
+        how = connection(name)
+        command = [
+            "ssh",
+            "-n",
+            "-F",
+            "none",
+            "-i",
+            str(key),
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+        ]
+        command += [
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "BatchMode=yes",
+            "-p",
+            str(port),
+            f"ann@{how['address']}",
+            "sudo id -un",
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "root"
+
+    assert (
+        play(port, ssh_admins=[{"name": "ann", "keys": [public]}, {"name": how["user"], "keys": [own]}]).returncode == 0
+    )
+    assert all(may(name) for name in HOSTS)
+    refused = play(port, ssh_admins=[{"name": how["user"], "keys": [public]}])
+    assert refused.returncode != 0
+    assert "with which this run has logged in" in re.sub(r"\s+", " ", refused.stdout)
+    refused = play(port, ssh_admins=[{"name": how["user"], "state": "absent"}])
+    assert refused.returncode != 0
+    assert play(port, ssh_admins=[{"name": "ann", "state": "absent"}]).returncode == 0
+    assert not any(may(name) for name in HOSTS)
+    assert all(can_log_in(name, port) for name in HOSTS)

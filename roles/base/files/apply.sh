@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs on the host, as root: brings the files of role base into force. What a host may not do is left to the machine it runs on:
 # the kernel's settings where /proc/sys is read-only, the clock without CAP_SYS_TIME.
 if [ -w /proc/sys/net/core/somaxconn ]; then

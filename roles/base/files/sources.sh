@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs on the host and changes nothing: waits for cloud-init, then says the release's code name and, where apt knows no source of them,
 # "no security updates".
 if command -v cloud-init >/dev/null; then
@@ -10,6 +11,7 @@ if command -v cloud-init >/dev/null; then
             ;;
     esac
 fi
+# shellcheck source=/dev/null
 . /etc/os-release
 echo "$VERSION_CODENAME"
 cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |

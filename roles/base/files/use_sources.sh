@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs on the host, as root. Argument "mirror": the sources the host came with are set aside.
 if [ "$1" = mirror ]; then
     for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do

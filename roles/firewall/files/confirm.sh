@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs on the host, as root: keeps the ruleset that is loaded, also over a reboot.
 state=/var/lib/clawdbot/firewall
 systemctl stop clawdbot-firewall-rollback.timer

@@ -1,8 +1,8 @@
+#!/bin/sh
 # Runs on the host, as root: loads the ruleset given on standard input. Unless it is confirmed within the given number of
 # seconds, the host goes back to /etc/nftables.conf, which holds the ruleset that was confirmed last.
 state=/var/lib/clawdbot/firewall
 install -d -m 0700 "$state"
-install -d -m 0755 /etc/nftables.d
 systemctl stop clawdbot-firewall-rollback.timer 2>/dev/null || true # usually there is none
 while systemctl is-active --quiet clawdbot-firewall-rollback.service; do sleep 0.2; done
 

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs on the host, as root, and changes nothing: says "as confirmed" when the rules in the kernel are those that were confirmed last.
 [ "$(systemctl is-active clawdbot-firewall-rollback.timer)" != active ] || { echo 'not confirmed yet'; exit; }
 nft list table inet clawdbot >/dev/null 2>&1 || { echo 'not loaded'; exit; }

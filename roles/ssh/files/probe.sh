@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs on the host, as root, at every login that looks for the SSH port. Prints one line of JSON about that login.
 # Arguments: the port sshd shall listen on; "yes" to take over from a run that died.
 wanted=$1

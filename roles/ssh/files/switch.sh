@@ -1,8 +1,9 @@
+#!/bin/sh
 # Runs on the host, as root: puts the drop-in given on standard input in force, so that sshd listens on the given ports.
 # The host goes back to its present state by itself unless clawdbot-ssh-rollback.timer is stopped in time.
-# Arguments: seconds until then; the ports.
-patience=$1
-shift
+# Arguments: seconds until then; the group of those who may log in, or nothing; the ports.
+patience=$1 group=$2
+shift 2
 saved=/var/lib/clawdbot/ssh
 drop_in=/etc/ssh/sshd_config.d/00-clawdbot.conf
 
@@ -38,6 +39,13 @@ mv "$drop_in.new" "$drop_in"
 find /etc/ssh/sshd_config /etc/ssh/sshd_config.d -name '*config' -o -name '*.conf' ! -path "$drop_in" | while read -r file; do
     grep -qiE '^[[:space:]]*port[[:space:]=]' "$file" && sed -i -E 's/^([[:space:]]*port[[:space:]=])/#\1/I' "$file"
 done || true # the last file has no such line
+# Whoever can log in when the group is made belongs to it.
+if [ -n "$group" ] && ! getent group "$group" >/dev/null; then
+    groupadd --system "$group"
+    getent passwd | while IFS=: read -r user _ _ _ _ home _; do
+        [ ! -s "$home/.ssh/authorized_keys" ] || usermod --append --groups "$group" "$user"
+    done
+fi
 # What is too weak to be offered is not kept either.
 rm -f /etc/ssh/ssh_host_dsa_key* /etc/ssh/ssh_host_ecdsa_key*
 if [ -e /etc/ssh/ssh_host_rsa_key ] && [ "$(ssh-keygen -lf /etc/ssh/ssh_host_rsa_key | cut -d' ' -f1)" -lt 3072 ]; then
