@@ -1,0 +1,60 @@
+"""Containers run, survive the engine's restart, are not public by accident and do not fill the disk with logs."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from testinfra.host import Host
+
+MAKE_IMAGE = """
+apt-get install -y -qq --no-install-recommends busybox-static
+mkdir -p /tmp/tiny/bin
+cp /bin/busybox /tmp/tiny/bin/
+ln -sf busybox /tmp/tiny/bin/sh
+tar -C /tmp/tiny -c . | docker import - tiny
+"""
+
+
+@pytest.fixture(autouse=True)
+def _image(host: Host) -> Iterator[None]:
+    """An image made on the host, since there may be no registry."""
+    with host.sudo():
+        if not host.run("docker image inspect tiny").succeeded:
+            host.check_output(MAKE_IMAGE)
+        yield
+        host.check_output("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force")
+
+
+def test_published_port_is_for_the_host_only(host: Host) -> None:
+    host.check_output("docker run --detach --publish 8000:80 tiny /bin/busybox httpd -f -h /bin")
+    fetch = "timeout 20 sh -c 'until busybox wget -q -O /dev/null http://127.0.0.1:8000/busybox; do sleep 0.2; done'"
+    host.check_output(fetch)
+    with pytest.raises((ConnectionRefusedError, TimeoutError)):
+        socket.create_connection((str(host.ansible.get_variables()["ansible_host"]), 8000), timeout=3)
+
+
+def test_container_survives_the_restart_of_the_engine(host: Host) -> None:
+    container = host.check_output("docker run --detach tiny /bin/busybox sleep 600")
+    started = host.check_output("docker inspect --format '{{.State.StartedAt}}' %s", container)
+    host.check_output("systemctl restart docker")
+    assert host.check_output("docker inspect --format '{{.State.StartedAt}}' %s", container) == started
+    assert host.check_output("docker inspect --format '{{.State.Running}}' %s", container) == "true"
+
+
+def test_killed_engine_comes_back(host: Host) -> None:
+    host.check_output("systemctl kill --signal=KILL docker.service; sleep 1")
+    host.check_output("timeout 30 sh -c 'until docker info >/dev/null 2>&1; do sleep 0.2; done'")
+
+
+def test_no_new_privileges(host: Host) -> None:
+    assert host.check_output("docker run --rm tiny /bin/busybox grep NoNewPrivs /proc/self/status").split()[1] == "1"
+
+
+def test_logs_are_rotated(host: Host) -> None:
+    chatter = "i=0; while [ $i -lt 20000 ]; do echo $i 012345678901234567890123456789; i=$((i+1)); done"
+    container = host.check_output("docker run --detach tiny /bin/sh -c %s", chatter)
+    host.check_output("docker wait %s", container)
+    logs = host.check_output("du --bytes /var/lib/docker/containers/%s/local-logs/*", container).splitlines()
+    assert len(logs) == 2
+    assert sum(int(line.split()[0]) for line in logs) <= 2 * 110_000
+    assert host.check_output("docker logs --tail 1 %s", container).startswith("19999 ")
