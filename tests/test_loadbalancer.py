@@ -1,0 +1,108 @@
+"""The upstream as rendered, and the program that edits it on the balancers, agree with each other."""
+
+import importlib.util
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLE = Path(__file__).resolve().parents[1] / "roles/loadbalancer"
+
+
+def load_program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("clawdbot_member", ROLE / "files/clawdbot_member.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def trusted(value: Any) -> Any:
+    """Marks the strings in a value as templates, as Ansible does with its files."""
+    if isinstance(value, dict):
+        return {key: trusted(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [trusted(inner) for inner in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def render(template: str, **inputs: Any) -> str:
+    """A template of the role with its defaults and these inputs."""
+    variables = {"ansible_managed": "managed", "inventory_hostname": "lb1", "loadbalancer_members": []}
+    for folder in ("defaults", "vars"):
+        variables |= trusted(yaml.safe_load((ROLE / folder / "main.yml").read_text("utf-8")))
+    templar = Templar(loader=DataLoader(), variables=variables | inputs)
+    text = (ROLE / "templates" / f"{template}.j2").read_text("utf-8")
+    return str(templar.template(trust_as_template(text), overrides={"trim_blocks": True, "lstrip_blocks": True}))
+
+
+MEMBERS = [
+    {"name": "app1", "address": "10.0.0.1", "port": 18789},
+    {"name": "app2", "address": "fd00::2", "port": 18789, "weight": 3, "backup": True},
+    {"name": "app3", "address": "10.0.0.3", "port": 18789, "down": True},
+]
+
+
+@pytest.fixture
+def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, Path]:
+    """The program, working on a rendered file, with Nginx and its connections replaced."""
+    program = load_program()
+    file = tmp_path / "members.conf"
+    file.write_text(render("clawdbot_members.conf", loadbalancer_members=MEMBERS))
+    monkeypatch.setattr(program, "MEMBERS", file)
+    monkeypatch.setattr(
+        program.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout="changed\n")
+    )
+    monkeypatch.setattr(program, "in_flight", lambda *_: 0)
+    return program, file
+
+
+def test_members_are_rendered(upstream: tuple[ModuleType, Path]) -> None:
+    assert upstream[1].read_text().splitlines()[2:] == [
+        "server 10.0.0.1:18789 weight=1 max_fails=2 fail_timeout=5s; # app1",
+        "server [fd00::2]:18789 weight=3 max_fails=2 fail_timeout=5s backup; # app2",
+        "server 10.0.0.3:18789 weight=1 max_fails=2 fail_timeout=5s down; # app3",
+    ]
+
+
+@pytest.mark.parametrize("name", ["app1", "app2"])
+def test_down_and_up_leave_the_file_as_it_was(upstream: tuple[ModuleType, Path], name: str) -> None:
+    program, file = upstream
+    before = file.read_text()
+    for _ in range(2):
+        assert program.switch(name, "down", 1) == 0
+        assert f" down; # {name} drained\n" in file.read_text()
+    for _ in range(2):
+        assert program.switch(name, "up", 1) == 0
+        assert file.read_text() == before
+
+
+def test_member_down_in_the_inventory_is_not_put_up(upstream: tuple[ModuleType, Path]) -> None:
+    program, file = upstream
+    before = file.read_text()
+    for state in ("down", "up"):
+        assert program.switch("app3", state, 1) == 0
+        assert file.read_text() == before
+
+
+def test_last_member_is_kept(upstream: tuple[ModuleType, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    program, file = upstream
+    program.switch("app1", "down", 1)
+    before = file.read_text()
+    assert program.switch("app2", "down", 1) == 0
+    assert "only member" in capsys.readouterr().out
+    assert file.read_text() == before
+
+
+def test_single_node_gets_time_to_restart() -> None:
+    """With nowhere else to go, waiting beats failing."""
+    several = render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS)
+    single = render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS[:1])
+    assert several.count("proxy_read_timeout 2s;") == 2
+    assert "proxy_read_timeout 2s;" not in single
