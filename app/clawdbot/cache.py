@@ -15,6 +15,7 @@ import redis
 from clawdbot import metrics, text
 from clawdbot.engine.queue import DEDUP_SECONDS, session_key
 from clawdbot.message import Message
+from clawdbot.sent import Mark
 from clawdbot.store import key
 
 
@@ -88,17 +89,10 @@ class Cache:
         value = json.dumps(dataclasses.asdict(answer))
         self.client.set(key("answer", message.key), value, ex=DEDUP_SECONDS)
 
-    def sent(self, message: Message) -> set[str]:
-        """Return the names of the parts that went out."""
-        return {str(part) for part in self.client.smembers(key("sent", message.key))}
+    def was_sent(self, message: Message, part: str) -> bool:
+        """Whether a part went out at an earlier attempt."""
+        return bool(self.client.exists(key("sent", message.key, part)))
 
-    def mark_sent(self, message: Message, part: str) -> None:
-        """Remember that a part went out."""
-        with self.client.pipeline() as pipe:
-            pipe.sadd(key("sent", message.key), part)
-            pipe.expire(key("sent", message.key), DEDUP_SECONDS)
-            pipe.execute()
-
-    def unmark_sent(self, message: Message, part: str) -> None:
-        """Take it back: the platform refused the part."""
-        self.client.srem(key("sent", message.key), part)
+    def mark(self, message: Message, part: str) -> Mark:
+        """Return the mark that says so."""
+        return Mark(self.client, key("sent", message.key, part))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Mapping
-
-import redis
 
 from clawdbot import images, text
 from clawdbot.cache import Answer, Cache
@@ -36,9 +33,6 @@ GAVE_UP = "Sorry, I could not answer your last message. Please try again later."
 MOST_PICTURES = 4
 LONGEST_QUESTION = 20_000
 SYSTEM = "You are a helpful assistant in a company's chat. Answer in the language of the user."
-# How long a worker insists on writing down that a part went out, should Redis be away just then.
-INSIST_SECONDS = 60.0
-INSIST_PAUSE = 0.1
 
 
 class Chat:
@@ -194,21 +188,20 @@ class Chat:
     def _deliver(
         self, platform: Platform, message: Message, part: str, content: str, still_ours: Callable[[], None]
     ) -> None:
-        """Send one part unless it went out at an earlier attempt.
-
-        The mark is set between writing the request and reading the response: a worker that is killed leaves at
-        most the time between two system calls in which its successor repeats what the user has already seen.
-        """
-        if part in self._cache.sent(message):
+        """Send one part unless it went out at an earlier attempt."""
+        if self._cache.was_sent(message, part):
             return
         still_ours()
-        marked = _Mark(self._cache, message, part)
+        mark = self._cache.mark(message, part)
         try:
-            platform.send(message, part, content, marked.set)
+            platform.send(message, part, content, mark)
         except (Retry, Final):
-            marked.clear()
+            mark.retract()
             raise
-        marked.insist()
+        except Exception:
+            mark.close()
+            raise
+        mark.sure()
 
 
 def _picture(platform: Platform, message: Message, image: str) -> images.Picture:
@@ -217,33 +210,3 @@ def _picture(platform: Platform, message: Message, image: str) -> images.Picture
     except Final as error:
         raise Final(str(error), apology=NO_DOWNLOAD) from None
     return images.prepare(data)
-
-
-class _Mark:
-    """The memory that a part went out."""
-
-    def __init__(self, cache: Cache, message: Message, part: str) -> None:
-        self._cache, self._message, self._part = cache, message, part
-        self._is_set = False
-
-    def set(self) -> None:
-        """Set it once; if Redis is away at this moment, `insist` will do it."""
-        if not self._is_set:
-            try:
-                self._cache.mark_sent(self._message, self._part)
-                self._is_set = True
-            except redis.RedisError:
-                log.warning("could not mark a part as sent yet", extra={"fields": {"message_key": self._message.key}})
-
-    def clear(self) -> None:
-        """The platform refused: the part did not go out."""
-        if self._is_set:
-            self._cache.unmark_sent(self._message, self._part)
-
-    def insist(self) -> None:
-        """The part is out for certain: set the mark, however long Redis takes to come back."""
-        end = time.monotonic() + INSIST_SECONDS
-        self.set()
-        while not self._is_set and time.monotonic() < end:
-            time.sleep(INSIST_PAUSE)
-            self.set()

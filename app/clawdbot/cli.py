@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EX_CONFIG = 78
 EX_UNAVAILABLE = 69
 REDIS_SECONDS = 5.0
+SWITCH_SECONDS = 0.0005
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +92,8 @@ def _worker(settings: Settings, _: argparse.Namespace) -> int:
 
     logs.setup(settings)
     logs.report(settings)
+    # A thread that has just written to a socket shall not wait long for its next turn; see clawdbot.sent.
+    sys.setswitchinterval(SWITCH_SECONDS)
     worker = factory.worker(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())

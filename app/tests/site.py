@@ -48,7 +48,7 @@ class Site:
             "CLAWDBOT_CONFIG_DIR": str(folder / "config"),
             "CLAWDBOT_LOG_DIR": str(self.logs),
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
-            "CLAWDBOT_LEASE_SECONDS": "2",
+            "CLAWDBOT_LEASE_SECONDS": "4",
             "CLAWDBOT_USER_MESSAGES_PER_MINUTE": "10000",
             "MODEL_TYPE": "gpt",
             "MODEL_BASE_URL": f"{self.config.public_url}/v1",

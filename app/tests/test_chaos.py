@@ -76,9 +76,9 @@ def test_kill_nine(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_worker_killed_all_the_time(tmp_path: Path) -> None:
-    """A kill about every second: the window between sending and remembering is hit if it can be."""
-    plan = Plan(rate=30, duration=60, duplicates=0.2, retries=RETRIES, timeout=5.0, settle=120.0)
-    disturb = [(1.0 + number, f"worker-{'ab'[number % 2]}") for number in range(56)]
+    """A kill every three seconds: the window between sending and remembering is hit if it can be."""
+    plan = Plan(rate=20, duration=180, duplicates=0.2, retries=RETRIES, timeout=5.0, settle=180.0)
+    disturb = [(3.0 * (1 + number), f"worker-{'ab'[number % 2]}") for number in range(56)]
     with site(tmp_path) as bot:
         bot.control.add_fault("model.*", "slow", seconds=0.15)
         assert_kept(under_load(bot, plan, disturb), bot)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import threading
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import parse_qs
 
 import pytest
@@ -19,6 +20,7 @@ from clawdbot.message import Message
 from clawdbot.platforms.dingtalk import client as module
 from clawdbot.platforms.dingtalk.client import DingTalk
 from clawdbot.platforms.dingtalk.crypto import robot_sign
+from clawdbot.sent import Mark
 from clawdbot.store import key
 
 from .conftest import Reply, ScriptedServer
@@ -57,13 +59,13 @@ def message(server: ScriptedServer, *, group: bool = False, lives_ms: int = 600_
 
 
 def send(ding: DingTalk, to: Message, content: str = "hello") -> list[str]:
-    written: list[str] = []
-    ding.send(to, "0", content, lambda: written.append("w"))
-    return written
+    mark = Mock(spec=Mark)
+    ding.send(to, "0", content, mark)
+    return [call[0] for call in mark.method_calls]
 
 
 def test_answer_through_the_session(ding: DingTalk, server: ScriptedServer) -> None:
-    assert send(ding, message(server)) == ["w"]
+    assert send(ding, message(server)) == ["written"]
     [request] = server.requests
     assert (request.path, request.query) == (SESSION, "session=hidden")
     assert request.body == {"msgtype": "text", "text": {"content": "hello"}}
@@ -80,7 +82,7 @@ def test_markdown(ding: DingTalk, server: ScriptedServer) -> None:
 
 def test_dead_session_in_a_single_chat(ding: DingTalk, server: ScriptedServer) -> None:
     server.on(SESSION, Reply({"errcode": 300001, "errmsg": "session not exist"}))
-    assert len(send(ding, message(server))) == 2
+    assert send(ding, message(server)) == ["written", "refused", "written"]
     assert server.paths() == [SESSION, TOKEN, SINGLE]
     body = server.requests[-1].body
     assert (body["robotCode"], body["userIds"], body["msgKey"]) == ("code", ["staff"], "sampleText")
@@ -166,7 +168,7 @@ def test_session_failures_to_try_again(
 def test_refused_token_is_replaced_once(ding: DingTalk, server: ScriptedServer, client: redis.Redis) -> None:
     server.on(TOKEN, Reply({"accessToken": "old", "expireIn": 7200}), Reply({"accessToken": "new", "expireIn": 7200}))
     server.on(SINGLE, Reply({"code": "InvalidAuthentication"}, 401), Reply({"processQueryKey": "q"}))
-    send(ding, message(server, lives_ms=0))
+    assert send(ding, message(server, lives_ms=0)) == ["written", "refused", "written"]
     assert server.paths() == [TOKEN, SINGLE, TOKEN, SINGLE]
     [name] = client.keys(key("token", "*"))
     assert client.get(name) == "new"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -15,6 +16,7 @@ from clawdbot.http import Http
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
 from clawdbot.platforms.feishu.client import Feishu, reply_uuid
+from clawdbot.sent import Mark
 
 from .conftest import Reply, ScriptedServer
 
@@ -42,7 +44,7 @@ def message(**fields: Any) -> Message:
 
 
 def send(lark: Feishu, content: str = "hello", part: str = "0") -> None:
-    lark.send(message(), part, content, lambda: None)
+    lark.send(message(), part, content, Mock(spec=Mark))
 
 
 def test_reply(lark: Feishu, server: ScriptedServer) -> None:
@@ -164,5 +166,5 @@ def test_download(lark: Feishu, server: ScriptedServer) -> None:
 
 def test_ids_cannot_change_the_path(lark: Feishu, server: ScriptedServer) -> None:
     with pytest.raises(Final):
-        lark.send(message(id="../../x?y=z#"), "0", "hi", lambda: None)
+        lark.send(message(id="../../x?y=z#"), "0", "hi", Mock(spec=Mark))
     assert server.paths()[-1] == "/open-apis/im/v1/messages/..%2F..%2Fx%3Fy%3Dz%23/reply"

@@ -24,6 +24,7 @@ from clawdbot.message import Message
 from clawdbot.models.client import Question
 from clawdbot.models.presets import Preset
 from clawdbot.platforms.base import CallbackRequest, Platform, Received
+from clawdbot.sent import Mark
 from clawdbot.store import connect, key
 
 from .conftest import RedisServer, eventually
@@ -61,12 +62,12 @@ class FakePlatform:
             raise self.downloads.pop(0)
         return self.picture
 
-    def send(self, message: Message, part: str, content: str, on_written: Callable[[], None]) -> None:  # noqa: ARG002
+    def send(self, message: Message, part: str, content: str, mark: Mark) -> None:  # noqa: ARG002
         """Show it to the user, or fail before."""
         if self.failures:
             raise self.failures.pop(0)
         self.read.append((message.id, content))
-        on_written()
+        mark.written()
         self.after_writing()
 
 
@@ -275,10 +276,10 @@ def test_model_failure_is_tried_again(rig: Rig) -> None:
 
 
 def test_model_that_stays_broken_ends_in_one_apology_and_a_dead_letter(rig: Rig) -> None:
-    rig.model.failures = [Retry("model: server_error", apology="busy, sorry")] * worker_module.MAX_ATTEMPTS
+    rig.model.failures = [Retry("model: server_error", apology="busy, sorry")] * worker_module.MAX_FAILURES
     assert talk(rig, "a", "b") == ["busy, sorry", "b!"]
     [letter] = rig.queue.dead()
-    assert (letter.message.text, letter.attempts) == ("a", worker_module.MAX_ATTEMPTS)
+    assert (letter.message.text, letter.attempts) == ("a", worker_module.MAX_FAILURES)
     rig.queue.revive(letter)
     with running(rig.worker()):
         rig.idle()
@@ -445,10 +446,10 @@ def test_redis_comes_back(rig: Rig, redis_server: RedisServer) -> None:
 
     original = rig.platform.send
 
-    def send(message: Message, part: str, content: str, on_written: Callable[[], None]) -> None:
+    def send(message: Message, part: str, content: str, mark: Mark) -> None:
         if message.text == "a":
             kill_redis()
-        original(message, part, content, on_written)
+        original(message, part, content, mark)
 
     rig.platform.send = send  # type: ignore[method-assign]
     rig.say("a", conversation="a")

@@ -24,7 +24,9 @@ from clawdbot.message import Message
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 6
+# Failures that are worth another attempt, and attempts that ended without any result: their workers died.
+MAX_FAILURES = 6
+MAX_ATTEMPTS = 12
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 # A platform or model that asks for more patience than this gets it in several attempts.
@@ -178,7 +180,7 @@ class Worker:
             metrics.MESSAGES.labels(message.platform, "throttled").inc()
             return
         except Retry as error:
-            if attempt < MAX_ATTEMPTS:
+            if attempt < MAX_FAILURES:
                 self._defer(lease, message, attempt, error)
             else:
                 self._bury(lease, message, attempt, error, error.apology)

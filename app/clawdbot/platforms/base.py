@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from clawdbot import text
 from clawdbot.errors import Refusal
 from clawdbot.message import Message
+from clawdbot.sent import Mark
 
 LONGEST_ID = 256
 LONGEST_TEXT = 200_000
@@ -75,15 +76,15 @@ class Platform(Protocol):
     def download(self, message: Message, image: str) -> bytes:
         """Return a picture's bytes."""
 
-    def send(self, message: Message, part: str, content: str, on_written: Callable[[], None]) -> None:
+    def send(self, message: Message, part: str, content: str, mark: Mark) -> None:
         """Send one part of the answer to ``message``.
 
         Args:
             message: the user's message.
             part: name of the part, unique within the message.
             content: at most `part_bytes` bytes.
-            on_written: to be called between writing a request that cannot be repeated without the user
-                seeing the answer twice, and reading its response.
+            mark: is told of requests that, repeated, would show the user the answer twice: `Mark.written` when one
+                has been written, `Mark.refused` before another one follows.
 
         Raises:
             Retry: later it may work; nothing has been shown to the user as far as the platform tells.

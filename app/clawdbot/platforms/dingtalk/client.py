@@ -7,7 +7,7 @@ carry a failure, so bodies are always read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -22,6 +22,7 @@ from clawdbot.message import Message
 from clawdbot.platforms.base import CallbackRequest, Received
 from clawdbot.platforms.dingtalk.callback import CallbackParser
 from clawdbot.platforms.dingtalk.crypto import robot_sign
+from clawdbot.sent import Mark
 from clawdbot.tokens import Token
 
 # help.dingtalk.io serves the international site from dingtalk.io.
@@ -76,25 +77,25 @@ class DingTalk:
         message: Message,
         part: str,  # noqa: ARG002  # part of Platform
         content: str,
-        on_written: Callable[[], None],
+        mark: Mark,
     ) -> None:
         """Answer through the session webhook while it lives, else through the server API."""
         webhook = str(message.route.get("session_webhook", ""))
         alive = int(message.route.get("session_expires_ms", 0)) - SESSION_MARGIN_MS > now_ms()
         if webhook and alive and http.allowed(webhook, WEBHOOK_HOSTS, self._bases):
             try:
-                self._send_by_session(webhook, content, on_written)
+                self._send_by_session(webhook, content, mark)
                 return
             except Final:
                 # A dead session says nothing about the other way.
-                pass
-        self._send_by_api(message, content, on_written)
+                mark.refused()
+        self._send_by_api(message, content, mark)
 
-    def _send_by_session(self, webhook: str, content: str, on_written: Callable[[], None]) -> None:
-        response = self._post("session", webhook, _webhook_body(content), on_written=on_written)
+    def _send_by_session(self, webhook: str, content: str, mark: Mark) -> None:
+        response = self._post("session", webhook, _webhook_body(content), on_written=mark.written)
         self._check_errcode("session", response)
 
-    def _send_by_api(self, message: Message, content: str, on_written: Callable[[], None]) -> None:
+    def _send_by_api(self, message: Message, content: str, mark: Mark) -> None:
         robot_code = message.route.get("robot_code") or self._config.robot_code
         kind, param = _template(content)
         body: dict[str, Any] = {
@@ -111,7 +112,7 @@ class DingTalk:
             if not staff:
                 raise Final("dingtalk: the session is over and the sender has no staff id")
             body["userIds"] = [staff]
-        answer = self._api(way, path, body, on_written)
+        answer = self._api(way, path, body, mark)
         refused = [name for name in answer if name.endswith("StaffIdList") and answer[name]]
         if "flowControlledStaffIdList" in refused:
             raise Retry("dingtalk: the recipient is flow controlled", after=TOO_FAST_SECONDS)
@@ -166,18 +167,18 @@ class DingTalk:
             self._raise("token", response)
         return str(token), float(answer.get("expireIn") or 0)
 
-    def _api(
-        self, way: str, path: str, body: Mapping[str, Any], on_written: Callable[[], None] | None = None
-    ) -> dict[str, Any]:
+    def _api(self, way: str, path: str, body: Mapping[str, Any], mark: Mark | None = None) -> dict[str, Any]:
         """POST to the server API with our token; a refused token is replaced once."""
         self._limiter.wait(f"dingtalk-api:{self._config.app_key}", API_RATE)
         url = self._config.api_base_url + path
         for last in (False, True):
             token = self._token.get()
             headers = {"x-acs-dingtalk-access-token": token}
-            response = self._post(way, url, body, headers=headers, on_written=on_written)
+            response = self._post(way, url, body, headers=headers, on_written=mark and mark.written)
             if response.status in BAD_TOKEN or "InvalidAuthentication" in str(response.json().get("code", "")):
                 self._token.reject(token)
+                if mark:
+                    mark.refused()
                 if last:
                     raise Retry(f"dingtalk: {way}: access token refused twice")
                 continue

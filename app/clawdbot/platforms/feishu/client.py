@@ -24,6 +24,7 @@ from clawdbot.limits import Limiter, Rate
 from clawdbot.message import Message
 from clawdbot.platforms.base import CallbackRequest, Received
 from clawdbot.platforms.feishu.callback import CallbackParser
+from clawdbot.sent import Mark
 from clawdbot.tokens import Token
 
 API_RATE = Rate(16, 50)
@@ -104,7 +105,7 @@ class Feishu:
         message: Message,
         part: str,
         content: str,
-        on_written: Callable[[], None],  # noqa: ARG002  # the uuid does what it is for
+        mark: Mark,  # noqa: ARG002  # the uuid does what it is for
     ) -> None:
         """Reply; degrade from card to post to text, and from a reply to a message if the original was recalled."""
         self._limiter.wait(f"feishu-chat:{message.conversation}", CHAT_RATE)
