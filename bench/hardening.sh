@@ -38,7 +38,7 @@ docker exec "$tools" tar -C /var/tmp -c bench >"$folder/bench.tar"
 # Prints "index warnings fails warns" of the container $1, whose sshd listens on port $2.
 measure() {
     docker exec -i "$1" tar -C /var/tmp -x <"$folder/bench.tar"
-    docker exec -w /var/tmp/bench "$1" ./lynis audit system --quick --no-colors --cronjob --logfile /var/tmp/bench/log --report-file /var/tmp/bench/report >/dev/null
+    docker exec -w /var/tmp/bench "$1" ./lynis audit system --quick --no-colors --cronjob --logfile /var/tmp/bench/log --report-file /var/tmp/bench/report >/dev/null 2>&1
     docker exec "$1" cat /var/tmp/bench/report >"$folder/$1.lynis"
     # The exit status says whether there is something to complain about.
     docker exec -w /var/tmp/bench "$1" python3 -m ssh_audit.ssh_audit --no-colors --skip-rate-test --port "$2" 127.0.0.1 >"$folder/$1.ssh" || true
