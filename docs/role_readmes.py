@@ -50,7 +50,7 @@ def readme(role: Path) -> str:
     specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text("utf-8"))["argument_specs"]
     parts = [f"# {role.name}\n"]
     for name, spec in specs.items():
-        if name != "main":
+        if len(specs) > 1 and name != "main":
             parts.append(f"## Entry point `{name}`\n")
         parts.append(f"{sentences(spec['short_description']).removesuffix('.')}.\n")
         described = spec.get("description", [])
