@@ -282,9 +282,7 @@ class Preflight:
                     self.missing(name, f"is missing; {first} is set and needs it")
         key = variables.get("clawdbot_dingtalk_aes_key")
         if isinstance(key, str) and key and len(key) != AES_KEY_LENGTH:
-            self.add(
-                "clawdbot_dingtalk_aes_key", f"has {len(key)} characters, DingTalk's have {AES_KEY_LENGTH}", host
-            )
+            self.add("clawdbot_dingtalk_aes_key", f"has {len(key)} characters, DingTalk's have {AES_KEY_LENGTH}", host)
         for name, option in self.options.items():
             value = variables.get(name)
             if option.get("no_log") and isinstance(value, str) and re.search(r"['\\\n]", value):

@@ -56,9 +56,7 @@ def site_firewall(
         if users == "any":
             sources = ["any"]
         else:
-            sources = site_addresses(
-                (user for group in users for user in groups.get(group, [])), hostvars
-            )
+            sources = site_addresses((user for group in users for user in groups.get(group, [])), hostvars)
         if sources:
             rules.append(
                 {
