@@ -1,10 +1,23 @@
-"""Stands for a bot node: ready, with the metrics of a file, and a receiver that writes down what Alertmanager sends."""
+"""Stands for a bot node: ready, with the metrics of a file, and a receiver that writes down what Alertmanager sends.
+
+In the file, ``@5`` is a counter that grows by 5 a second.
+"""
 
 import json
+import re
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 HOME = Path("/var/lib/fake-bot")
+STARTED = time.monotonic()
+
+
+def metrics() -> bytes:
+    """The file with its counters at this moment."""
+    seconds = time.monotonic() - STARTED
+    text = (HOME / "metrics").read_text()
+    return re.sub(r"@([0-9.]+)", lambda rate: str(float(rate[1]) * seconds), text).encode()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -12,7 +25,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Metrics on /metrics, success elsewhere."""
-        self._answer((HOME / "metrics").read_bytes() if self.path == "/metrics" else b"ok")
+        self._answer(metrics() if self.path == "/metrics" else b"ok")
 
     def do_POST(self) -> None:
         """One line of JSON for each request."""

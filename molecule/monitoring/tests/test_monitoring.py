@@ -70,29 +70,39 @@ def test_services_are_watched(host: Host) -> None:
     wait_for(lambda: query(host, 'node_systemd_unit_state{name="nginx.service",state="active"}'), {"app1": 1}.__eq__)
 
 
+def notifications(host: Host) -> list[dict[str, Any]]:
+    """All that Alertmanager sent to the stand-in."""
+    return list(map(json.loads, host.check_output(f"cat {STAND_IN}/received").splitlines()))
+
+
+def received(host: Host, alert: str, status: str = "firing", after: int = 0) -> dict[str, dict[str, Any]]:
+    """The first notification of an alert at each path of the stand-in, after so many others."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in notifications(host)[after:]:
+        if (line["body"]["groupLabels"].get("alertname"), line["body"]["status"]) == (alert, status):
+            found.setdefault(line["path"], line)
+    return found
+
+
 def test_an_alert_reaches_the_bot_and_so_does_its_end(host: Host) -> None:
-    def messages(status: str) -> list[dict[str, Any]]:
-        lines = map(json.loads, host.check_output(f"cat {STAND_IN}/received").splitlines())
-        return [
-            line
-            for line in lines
-            if line["body"]["groupLabels"].get("alertname") == "DeadLetters" and line["body"]["status"] == status
-        ]
-
+    before = len(notifications(host))
     with host.sudo():
-        host.check_output(f"echo 'clawdbot_dead_letters 3' > {STAND_IN}/metrics; : > {STAND_IN}/received")
-        firing = wait_for(lambda: messages("firing"), bool)[0]
+        host.check_output(f"echo 'clawdbot_dead_letters 3' > {STAND_IN}/metrics")
+        firing = wait_for(lambda: received(host, "DeadLetters", after=before), bool)
         host.check_output(f"echo 'clawdbot_dead_letters 0' > {STAND_IN}/metrics")
-        wait_for(lambda: messages("resolved"), bool)
-    assert firing["path"] == "/api/alerts"
-    assert firing["authorization"] == f"Bearer {secret('token')}"
-    assert firing["body"]["alerts"][0]["annotations"]["value"] == "3 messages"
+        wait_for(lambda: received(host, "DeadLetters", "resolved", after=before), bool)
+    # A warning does not take the second path.
+    assert firing.keys() == {"/api/alerts"}
+    assert firing["/api/alerts"]["authorization"] == f"Bearer {secret('token')}"
+    assert firing["/api/alerts"]["body"]["alerts"][0]["annotations"]["value"] == "3 messages"
 
 
-def test_watchdog_is_no_message_for_people(host: Host) -> None:
-    wait_for(lambda: query(host, 'ALERTS{alertname="Watchdog",alertstate="firing"}'), bool)
-    time.sleep(8)
-    assert "Watchdog" not in host.check_output(f"cat {STAND_IN}/received")
+def test_a_critical_alert_takes_the_second_path_as_well(host: Host) -> None:
+    wait_for(lambda: received(host, "HostDown").keys(), {"/api/alerts", "/second"}.__eq__, seconds=200)
+
+
+def test_the_heartbeat_is_no_message_for_people(host: Host) -> None:
+    assert wait_for(lambda: received(host, "Watchdog"), bool, seconds=90).keys() == {"/heartbeat"}
 
 
 def test_token_is_for_alertmanager_alone(host: Host) -> None:

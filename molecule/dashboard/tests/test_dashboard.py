@@ -1,0 +1,121 @@
+"""The dashboard in a real browser, Debian's Chromium: live values, a firing alert, a phone's width, no error.
+
+With SCREENSHOTS=<folder> the pictures are kept there.
+"""
+
+import base64
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://monitoring"]
+
+METRICS = """
+clawdbot_http_requests_total{endpoint="dingtalk_callback",status="200"} @4.7
+clawdbot_http_requests_total{endpoint="dingtalk_callback",status="503"} @0.1
+clawdbot_http_request_duration_seconds_bucket{endpoint="dingtalk_callback",le="0.1"} @4.5
+clawdbot_http_request_duration_seconds_bucket{endpoint="dingtalk_callback",le="0.25"} @4.8
+clawdbot_http_request_duration_seconds_bucket{endpoint="dingtalk_callback",le="+Inf"} @4.8
+clawdbot_model_calls_total{provider="gpt",outcome="success"} @2
+clawdbot_model_calls_total{provider="gpt",outcome="timeout"} @0.04
+clawdbot_messages_total{platform="dingtalk",outcome="answered"} @2
+clawdbot_queue_depth 7
+clawdbot_queue_oldest_age_seconds 3.5
+clawdbot_dead_letters 2
+"""
+TILES = [
+    "CPU",
+    "Memory",
+    "Response time, P99",
+    "Errors (5xx)",
+    "Failed model calls",
+    "Validity of the model key",
+    "Messages waiting",
+    "Oldest waiting message",
+    "Messages answered",
+    "Dead letters",
+]
+PHONE, DESKTOP = (390, 844), (1240, 1000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Host:
+    """The host with Chromium; it sees the dashboard as an operator does."""
+    return testinfra.get_host("ansible://dashboard-browser", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
+
+
+def visit(
+    browser: Host, host: Host, screen: tuple[int, int] = DESKTOP, language: str = "en", password: bool = True
+) -> dict[str, Any]:
+    """What a person sees there; see files/browse.py."""
+    secret = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "password").read_text().strip()
+    token = base64.b64encode(f"operator:{secret}".encode()).decode()
+    task = {
+        "url": f"http://{host.check_output('hostname -I').split()[0]}:9095/",
+        "authorization": f"Basic {token}" if password else "",
+        "width": screen[0],
+        "height": screen[1],
+        "language": language,
+        "seconds": 6,
+    }
+    output = browser.check_output("printf '%%s' %s | timeout 60 python3 /usr/local/bin/browse.py", json.dumps(task))
+    seen: dict[str, Any] = json.loads(output)
+    seen["text"] = re.sub(r"\s+", " ", seen["text"])
+    return seen
+
+
+@pytest.fixture(scope="module")
+def busy(host: Host) -> Host:
+    """The monitoring of a busy bot with two dead letters, after a minute."""
+    with host.sudo():
+        host.check_output("printf '%%s' %s > /var/lib/fake-bot/metrics", METRICS)
+    time.sleep(60)
+    return host
+
+
+def keep(seen: dict[str, Any], name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, f"dashboard-{name}.png").write_bytes(base64.b64decode(seen["picture"]))
+
+
+def test_the_page_shows_live_values(busy: Host, browser: Host) -> None:
+    seen = visit(browser, busy)
+    keep(seen, "desktop")
+    assert seen["errors"] == []
+    for title in TILES:
+        assert re.search(rf"{re.escape(title)} (unknown|-?[0-9.]+)", seen["text"]), (title, seen["text"])
+    assert "Messages waiting 7" in seen["text"]
+    assert re.search(r"Failed model calls (1\.9|2)", seen["text"])
+    assert "Validity of the model key unknown" in seen["text"]
+    assert re.search(r"app1 yes \d+ % \d+ % \d+ % ready", seen["text"]), seen["text"]
+    assert seen["paths"] >= len(TILES) - 1  # all but the unknown
+
+
+def test_a_firing_alert_is_shown(busy: Host, browser: Host) -> None:
+    seen = visit(browser, busy)
+    assert "Messages were given up after several attempts" in seen["text"]
+    assert "DeadLetters · 2 messages · firing" in seen["text"]
+    assert "all well" not in seen["text"]
+
+
+def test_a_phone_is_wide_enough(busy: Host, browser: Host) -> None:
+    seen = visit(browser, busy, PHONE)
+    keep(seen, "phone")
+    assert (seen["errors"], seen["overflow"]) == ([], 0)
+    assert "Messages waiting 7" in seen["text"]
+
+
+def test_chinese_browsers_see_chinese_alerts(busy: Host, browser: Host) -> None:
+    assert "有消息多次重试后被放弃" in visit(browser, busy, language="zh-CN")["text"]
+
+
+def test_without_the_password_nothing_is_shown(busy: Host, browser: Host) -> None:
+    assert "Messages" not in visit(browser, busy, password=False)["text"]
