@@ -240,7 +240,7 @@ CASES = [
     Case(
         "PublicEndpointDown",
         _probe("public", lb1=0),
-        [_probe("public", lb1=1)],
+        [_probe("public", lb1=1), _probe("clawdbot-backend", app1=0)],
         {"instance": "lb1", "job": "public"},
         "down",
         steps=1,
