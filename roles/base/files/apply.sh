@@ -13,6 +13,11 @@ systemctl restart systemd-journald.service
 # systemd starts services with the new locale.
 systemctl set-environment "$(grep '^LANG=' /etc/default/locale)"
 
+# Its helper that delays a shutdown asks logind once a second, for ever where there is none.
+if [ "$(systemctl is-enabled systemd-logind.service 2>/dev/null)" = masked ]; then
+    systemctl disable --quiet --now unattended-upgrades.service
+fi
+
 has_capability() { [ "$((0x$(sed -n 's/^CapEff:[[:space:]]*//p' /proc/self/status) >> $1 & 1))" -eq 1 ]; }
 cap_sys_time=25
 systemctl enable --quiet chrony.service

@@ -1,7 +1,12 @@
 #!/bin/sh
 # Runs on the host, as root: keeps the ruleset that is loaded, also over a reboot.
 state=/var/lib/clawdbot/firewall
-systemctl stop clawdbot-firewall-rollback.timer
+systemctl stop clawdbot-firewall-rollback.timer 2>/dev/null || true # it may just have fired
+while systemctl is-active --quiet clawdbot-firewall-rollback.service; do sleep 0.2; done
+if [ ! -e "$state/candidate.nft" ]; then
+    echo 'the confirmation came too late' >&2
+    exit 1
+fi
 install -m 0600 "$state/candidate.nft" /etc/nftables.conf.new
 mv /etc/nftables.conf.new /etc/nftables.conf
 nft --stateless --terse list table inet clawdbot | sha256sum >"$state/rules.sha256"

@@ -16,6 +16,7 @@ if grep -q '^table inet clawdbot' /etc/nftables.conf; then
 else
     printf 'table inet clawdbot\ndelete table inet clawdbot\n' | nft --file -
 fi
+rm -f /var/lib/clawdbot/firewall/candidate.nft
 END
 systemd-run --quiet --unit=clawdbot-firewall-rollback --collect --on-active="$1s" --timer-property=AccuracySec=500ms \
     /bin/sh "$state/rollback"

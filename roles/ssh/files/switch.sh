@@ -8,6 +8,7 @@ saved=/var/lib/clawdbot/ssh
 drop_in=/etc/ssh/sshd_config.d/00-clawdbot.conf
 
 systemctl stop clawdbot-ssh-rollback.timer 2>/dev/null || true # usually there is none
+while systemctl is-active --quiet clawdbot-ssh-rollback.service; do sleep 0.2; done
 rm -rf "$saved"
 install -d -m 0700 "$saved"
 install -d -m 0755 /etc/ssh/sshd_config.d
@@ -23,6 +24,7 @@ cp -a $saved/sshd_config /etc/ssh/sshd_config
 rm -rf /etc/ssh/sshd_config.d
 cp -a $saved/sshd_config.d /etc/ssh/sshd_config.d
 $start
+rm -f $saved/rollback
 END
 systemd-run --quiet --unit=clawdbot-ssh-rollback --collect --on-active="${patience}s" --timer-property=AccuracySec=500ms \
     /bin/sh "$saved/rollback"
