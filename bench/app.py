@@ -10,18 +10,22 @@ if a promise is broken: half the trivial route's rate, P99 below 50 ms, less tha
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
+import selectors
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 APP = Path(__file__).resolve().parents[1] / "app"
 sys.path[:0] = [str(APP), str(APP.parent / "simulator")]
@@ -29,6 +33,7 @@ sys.path[:0] = [str(APP), str(APP.parent / "simulator")]
 from clawdbot.config import DingTalkConfig, load  # noqa: E402  # after the path
 from clawdbot.engine.queue import now_ms  # noqa: E402
 from clawdbot.platforms.dingtalk.crypto import robot_sign  # noqa: E402
+
 from tests.conftest import RedisServer, dingtalk_body, eventually, free_port, write_config  # noqa: E402
 
 CLIENTS = 2
@@ -56,6 +61,16 @@ def callback(config: DingTalkConfig, number: int) -> bytes:
 
 
 REQUESTS = {"trivial": trivial, "callback": callback}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bot:
+    """What is measured."""
+
+    config: DingTalkConfig
+    port: int
+    web: subprocess.Popen[bytes]
+    environ: dict[str, str]
 
 
 class Connection:
@@ -90,9 +105,8 @@ class Connection:
 
 def flood(kind: str, config: DingTalkConfig, port: int, connections: int, seconds: float) -> list[float]:
     """Keep ``connections`` requests under way; return the duration of each in seconds."""
-    import selectors
-
-    make, number, times = REQUESTS[kind], 0, []
+    make, number = REQUESTS[kind], 0
+    times: list[float] = []
     prepared = [make(config, each) for each in range(2000)] if kind == "callback" else [make(config, 0)]
     selector = selectors.DefaultSelector()
     started: dict[int, float] = {}
@@ -123,10 +137,7 @@ def flood(kind: str, config: DingTalkConfig, port: int, connections: int, second
 
 def steady(config: DingTalkConfig, port: int, rate: float, seconds: float) -> list[float]:
     """Send callbacks at a steady rate over few connections; return the durations, waiting for a place included."""
-    from concurrent.futures import ThreadPoolExecutor
-    from threading import local
-
-    own = local()
+    own = threading.local()
 
     def one(due: float, number: int) -> float:
         if not hasattr(own, "connection"):
@@ -145,10 +156,10 @@ def steady(config: DingTalkConfig, port: int, rate: float, seconds: float) -> li
         return [future.result() for future in futures]
 
 
-def measure(kind: str, config: DingTalkConfig, port: int, connections: int, seconds: float) -> tuple[float, list[float]]:
+def measure(kind: str, bot: Bot, connections: int, seconds: float) -> tuple[float, list[float]]:
     """Rate a second and all durations, over several client processes."""
     with multiprocessing.Pool(CLIENTS) as pool:
-        jobs = [(kind, config, port, connections // CLIENTS, seconds)] * CLIENTS
+        jobs = [(kind, bot.config, bot.port, connections // CLIENTS, seconds)] * CLIENTS
         times = [each for part in pool.starmap(flood, jobs) for each in part]
     return len(times) / seconds, times
 
@@ -169,8 +180,9 @@ def resident_mb(*processes: subprocess.Popen[bytes]) -> float:
     return total / 1024
 
 
-def bot(folder: Path) -> Iterator[Any]:
-    """Start Redis, web and worker as they are deployed; yields configuration, port and the two processes."""
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Bot]:
+    """Redis and web as they are deployed."""
     (folder / "redis").mkdir()
     (folder / "logs").mkdir()
     redis = RedisServer(folder / "redis")
@@ -186,16 +198,28 @@ def bot(folder: Path) -> Iterator[Any]:
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
     }
     config = load(environ).dingtalk
-    web_command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
-    web = subprocess.Popen(web_command, cwd=APP, env=environ)
+    if config is None:
+        raise RuntimeError("the configuration that was just written is not good")
+    web = start(environ, "gunicorn", "-c", "gunicorn.conf.py", "app:app")
     try:
-        probe = ("127.0.0.1", port)
-        eventually(lambda: socket.socket().connect_ex(probe) == 0, 30)
-        yield config, port, web, environ
+        eventually(lambda: listens(port), 30)
+        yield Bot(config, port, web, environ)
     finally:
         web.terminate()
         web.wait()
         redis.kill()
+
+
+def start(environ: dict[str, str], *module: str) -> subprocess.Popen[bytes]:
+    """Start ``python -m module...`` in the application's folder."""
+    command = [sys.executable, "-m", *module]
+    return subprocess.Popen(command, cwd=APP, env=environ, stderr=subprocess.DEVNULL)  # noqa: S603  # our own program
+
+
+def listens(port: int) -> bool:
+    """Whether somebody answers there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def main() -> int:
@@ -205,20 +229,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="the two routes take turns; medians count")
     parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        for config, port, web, environ in bot(Path(name)):
-            return report(options, config, port, web, environ)
-    return 1
+    with tempfile.TemporaryDirectory() as name, running(Path(name)) as bot:
+        return report(options, bot)
 
 
-def report(options: argparse.Namespace, config: DingTalkConfig, port: int, web: Any, environ: dict[str, str]) -> int:
+def report(options: argparse.Namespace, bot: Bot) -> int:
     """Measure and print."""
-    measure("trivial", config, port, options.connections, 1)
+    measure("trivial", bot, options.connections, 1)
     rates: dict[str, list[float]] = {kind: [] for kind in REQUESTS}
     times: dict[str, list[float]] = {kind: [] for kind in REQUESTS}
     for _ in range(options.rounds):
         for kind in REQUESTS:
-            rate, found = measure(kind, config, port, options.connections, options.seconds)
+            rate, found = measure(kind, bot, options.connections, options.seconds)
             rates[kind].append(rate)
             times[kind] += found
     print(f"{'route':<10} {'requests/s':>10} {'P50 ms':>8} {'P99 ms':>8}")
@@ -226,17 +248,16 @@ def report(options: argparse.Namespace, config: DingTalkConfig, port: int, web: 
         p50, p99 = percentile(times[kind], 50), percentile(times[kind], 99)
         print(f"{kind:<10} {statistics.median(rates[kind]):>10.0f} {p50:>8.1f} {p99:>8.1f}")
     ratio = statistics.median(rates["callback"]) / statistics.median(rates["trivial"])
-    quiet = steady(config, port, STEADY_RATE, options.seconds)
+    quiet = steady(bot.config, bot.port, STEADY_RATE, options.seconds)
     p50, p99 = percentile(quiet, 50), percentile(quiet, 99)
     print(f"{'steady':<10} {STEADY_RATE:>10.0f} {p50:>8.1f} {p99:>8.1f}")
-    worker = subprocess.Popen([sys.executable, "-m", "clawdbot", "worker"], cwd=APP, env=environ, stderr=-3)
+    worker = start(bot.environ, "clawdbot", "worker")
     time.sleep(3)
-    memory = resident_mb(web, worker)
+    memory = resident_mb(bot.web, worker)
     worker.kill()
     worker.wait()
-    good = ratio >= WANTED_RATIO and p99 < WANTED_P99_MS and memory < WANTED_MEMORY_MB
     print(f"ratio {ratio:.2f} (wanted {WANTED_RATIO}), resident memory of web and worker {memory:.0f} MB")
-    return 0 if good else 1
+    return 0 if ratio >= WANTED_RATIO and p99 < WANTED_P99_MS and memory < WANTED_MEMORY_MB else 1
 
 
 if __name__ == "__main__":

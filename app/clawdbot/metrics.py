@@ -67,7 +67,7 @@ class _Processes(Collector):
 
     def collect(self) -> Iterator[Metric]:
         # The package has no types here.
-        yield from MultiProcessCollector.merge(metrics_folder.files())  # type: ignore[no-untyped-call]
+        yield from MultiProcessCollector.merge(metrics_folder.files())  # type: ignore[no-untyped-call]  # see above
 
 
 class _State(Collector):

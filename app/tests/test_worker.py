@@ -62,7 +62,7 @@ class FakePlatform:
             raise self.downloads.pop(0)
         return self.picture
 
-    def send(self, message: Message, part: str, content: str, mark: Mark) -> None:  # noqa: ARG002
+    def send(self, message: Message, part: str, content: str, mark: Mark) -> None:  # noqa: ARG002  # Platform's
         """Show it to the user, or fail before."""
         if self.failures:
             raise self.failures.pop(0)
@@ -409,7 +409,7 @@ def test_own_abandoned_looking_lease_is_not_worked_on_twice(rig: Rig) -> None:
     with running(worker):
         eventually(lambda: rig.model.questions)
         time.sleep(1)
-        worker._queue.renew = beat  # type: ignore[method-assign]
+        worker._queue.renew = beat  # type: ignore[method-assign]  # the heart beats again
         rig.model.gate.set()
         rig.idle()
     assert rig.answers() == ["a!"]
@@ -451,7 +451,7 @@ def test_redis_comes_back(rig: Rig, redis_server: RedisServer) -> None:
             kill_redis()
         original(message, part, content, mark)
 
-    rig.platform.send = send  # type: ignore[method-assign]
+    rig.platform.send = send  # type: ignore[method-assign]  # Redis dies within
     rig.say("a", conversation="a")
     with running(rig.worker(lease_seconds=1)):
         eventually(lambda: rig.platform.read)
