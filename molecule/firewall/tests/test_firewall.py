@@ -71,7 +71,7 @@ def test_published_container_ports_follow_the_same_policy(host: Host) -> None:
         " && ip address add 10.99.0.1/24 dev veth0 && ip link set veth0 up"
         " && ip -n box address add 10.99.0.2/24 dev eth0 && ip -n box link set eth0 up"
         " && ip -n box route add default via 10.99.0.1"
-        " && nft 'table ip publish { chain in { type nat hook prerouting priority dstnat;"
+        " && nft 'table ip publish { chain ports { type nat hook prerouting priority dstnat;"
         " iifname eth0 tcp dport { 8080, 8081 } dnat to 10.99.0.2:80; } }'"
     )
     host.check_output(
