@@ -145,7 +145,8 @@ def main() -> int:
         inside(
             f"cat > /bench/app.py <<'END'\n{APP}\nEND\ncd /bench;"
             "gunicorn --daemon --bind 127.0.0.1:18789 --worker-class gthread"
-            " --workers 2 --threads 8 --keep-alive 75 app:app"
+            " --workers 2 --threads 8 --keep-alive 75 app:app;"
+            "timeout 30 bash -c 'until : 2>/dev/null </dev/tcp/127.0.0.1/18789; do sleep 0.1; done'"
         )
         rates: dict[str, list[float]] = {"direct": [], "through Nginx, no keepalive": [], "through Nginx": []}
         for _ in range(arguments.rounds):
