@@ -96,7 +96,7 @@ unit: .venv/.done app/.venv/.done ## unit tests of the package, the bot and the 
 	@$(call say,Unit tests)
 	pytest
 	cd simulator && ../app/.venv/bin/python -m pytest
-	cd app && .venv/bin/python -m pytest
+	cd app && .venv/bin/python -m pytest --cov --cov-report=term:skip-covered
 
 .PHONY: molecule
 molecule: setup ## every Molecule scenario, or one with ROLE=nginx
@@ -111,6 +111,19 @@ bench-site: setup ## first run, no-op run, tasks a host, slowest tasks
 .PHONY: bench-app
 bench-app: app/.venv/.done ## a signed callback against the server's trivial route
 	app/.venv/bin/python bench/app.py
+
+.PHONY: bench-balance
+bench-balance: .venv/.done ## the bot direct and through Nginx; rendering for 500 nodes
+	bench/balance.py
+
+.PHONY: bench-hardening
+bench-hardening: setup ## a stock host beside a bot host of the sandbox: Lynis, ssh-audit, systemd-analyze
+	bench/hardening.sh
+
+.PHONY: soak
+soak: app/.venv/.done ## the long runs: chaos and fuzzing; their figures are kept in docs/engine.md
+	@sandbox/bootstrap.sh packages nodejs redis-tools
+	cd app && .venv/bin/python -m pytest -m soak
 
 define say
 printf '\033[1m==> %s\033[0m\n' "$(1)"
