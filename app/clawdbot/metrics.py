@@ -37,7 +37,7 @@ MESSAGES = Counter(
 )
 ANSWER_SECONDS = Histogram(
     "clawdbot_answer_duration_seconds",
-    "Time from the acceptance of a message to the end of its answer.",
+    "Time from when the user wrote to the end of the answer, by the platform's clock.",
     ["platform"],
     buckets=(0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300),
 )

@@ -199,6 +199,9 @@ class Worker:
         session = self._chat.session_after(message, answer)
         if not self._queue.done(lease, message, session, self._ttl):
             outcome = "lost_lease"
+        if outcome == "answered":
+            seconds = max(0.0, (now_ms() - message.created_ms) / 1000)
+            metrics.ANSWER_SECONDS.labels(message.platform).observe(seconds)
         metrics.MESSAGES.labels(message.platform, outcome).inc()
 
     def _defer(self, lease: Lease, message: Message, attempt: int, error: Retry) -> None:

@@ -17,7 +17,7 @@ from clawdbot.platforms.dingtalk.crypto import EventCipher, event_signature, non
 
 # The documentation allows a robot message's time to differ by one hour.
 WINDOW_MS = 3_600_000
-SINGLE, GROUP = "1", "2"
+GROUP = "2"
 NOTHING_TO_SAY = {"msgtype": "empty"}
 
 

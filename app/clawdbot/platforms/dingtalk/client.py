@@ -39,7 +39,6 @@ TOO_FAST_SECONDS = 60.0
 BAD_TOKEN = {401}
 TOO_MANY = 429
 SERVER_ERROR = 500
-MONTHLY_QUOTA = "ApiCountLimitForOrg"
 
 
 class DingTalk:
