@@ -72,7 +72,7 @@ def test_published_container_ports_follow_the_same_policy(host: Host) -> None:
         " && ip -n box address add 10.99.0.2/24 dev eth0 && ip -n box link set eth0 up"
         " && ip -n box route add default via 10.99.0.1"
         " && nft 'table ip publish { chain ports { type nat hook prerouting priority dstnat;"
-        " iifname eth0 tcp dport { 8080, 8081 } dnat to 10.99.0.2:80; } }'"
+        " iifname eth0 tcp dport { 8080, 8081 } dnat to 10.99.0.2:80; }; }'"
     )
     host.check_output(
         "systemd-run -q --collect --unit=listener-box ip netns exec box python3 -m http.server 80; sleep 2"
