@@ -258,7 +258,12 @@ def _read_js(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def _load_file(path: Path, read: Callable[[Path], Mapping[str, Any]], problems: list[Problem]) -> _Reader | None:
+def _load_file(
+    path: Path, read: Callable[[Path], Mapping[str, Any]], problems: list[Problem], *, optional: bool = False
+) -> _Reader | None:
+    if optional and not path.exists():
+        problems.append(Problem(str(path), "file", "is not there, so this platform is off", fatal=False))
+        return None
     try:
         return _Reader(str(path), read(path))
     except ConfigError as error:
@@ -370,8 +375,10 @@ def load(environ: Mapping[str, str]) -> Settings:
     env = _Reader("environment (clawdbot.env)", environ)
     config_dir = Path(env.text("CLAWDBOT_CONFIG_DIR", "give a directory", default="/opt/clawdbot/config"))
 
-    dingtalk_file = _load_file(config_dir / "dingtalk.yaml", _read_yaml, problems)
-    feishu_file = _load_file(config_dir / "feishu.js", _read_js, problems)
+    # One platform is enough; a bot without any has nobody to talk to.
+    dingtalk_path, feishu_path = config_dir / "dingtalk.yaml", config_dir / "feishu.js"
+    dingtalk_file = _load_file(dingtalk_path, _read_yaml, problems, optional=feishu_path.exists())
+    feishu_file = _load_file(feishu_path, _read_js, problems, optional=dingtalk_path.exists())
     cache_file = _load_file(config_dir / "cache.yaml", _read_yaml, problems) or _Reader("cache.yaml", {})
 
     dingtalk = _dingtalk(dingtalk_file) if dingtalk_file else None

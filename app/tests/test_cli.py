@@ -70,7 +70,11 @@ def test_dead_letters_need_a_name(run: Run, client: redis.Redis) -> None:
 
 def test_check(run: Run, environ: dict[str, str]) -> None:
     assert run("check") == (0, "configuration: good\n")
-    (Path(environ["CLAWDBOT_CONFIG_DIR"]) / "dingtalk.yaml").unlink()
+    folder = Path(environ["CLAWDBOT_CONFIG_DIR"])
+    (folder / "dingtalk.yaml").unlink()
+    code, text = run("check")
+    assert (code, text.count("warning: "), text.count("error: ")) == (0, 1, 0), "one platform is enough"
+    (folder / "dingtalk.yaml").write_text("{")
     code, text = run("check")
     assert code == 1
     assert text.startswith("error: ")
