@@ -6,7 +6,8 @@ cd "$(dirname "$0")"
 # shellcheck source=sandbox/lib.sh
 . ./lib.sh
 
-pid_file=/var/run/docker.pid
+# Program and pid file of each daemon.
+declare -A pid_files=([dockerd]=/var/run/docker.pid [containerd]=/var/run/docker/containerd/containerd.pid)
 log_file=/var/log/dockerd.log
 
 engine_answers() { as_root docker info >/dev/null 2>&1; }
@@ -16,10 +17,14 @@ start_engine() {
         as_root systemctl enable --now docker.service
         return
     fi
-    # A daemon that was killed leaves its pid file behind; a new one refuses to start while that pid is taken.
-    if [ -e "$pid_file" ] && [ "$(cat "/proc/$(cat "$pid_file")/comm" 2>/dev/null)" != dockerd ]; then
-        as_root rm -f "$pid_file"
-    fi
+    # A daemon that was killed leaves its pid file behind; a new one takes whoever has that pid by now for its own.
+    local program file
+    for program in "${!pid_files[@]}"; do
+        file=${pid_files[$program]}
+        if as_root test -e "$file" && [ "$(cat "/proc/$(as_root cat "$file")/comm" 2>/dev/null)" != "$program" ]; then
+            as_root rm -f "$file"
+        fi
+    done
     as_root sh -c "nohup setsid dockerd >>$log_file 2>&1 </dev/null &"
 }
 
