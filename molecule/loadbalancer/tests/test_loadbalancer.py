@@ -159,8 +159,10 @@ def test_client_cannot_forge_its_address(balancer: str) -> None:
     assert headers["Host"] == "bot.test"
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "/x/../metrics", "/%6detrics", "/metrics?x"])
-def test_metrics_are_not_for_the_public(balancer: str, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/metrics/", "//metrics", "/x/../metrics", "/%6detrics", "/metrics?x", "/api/alerts"]
+)
+def test_what_is_for_the_monitoring_is_not_for_the_public(balancer: str, path: str) -> None:
     assert ask(balancer, path).status == 404
 
 
