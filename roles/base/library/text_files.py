@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -38,7 +39,7 @@ paths:
 def read(path: str) -> tuple[str | None, int | None]:
     """Content and permissions of the file, or two times None where there is none."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8") as file:
             return file.read(), os.fstat(file.fileno()).st_mode & 0o7777
     except FileNotFoundError:
         return None, None
@@ -46,13 +47,13 @@ def read(path: str) -> tuple[str | None, int | None]:
 
 def write(module: AnsibleModule, path: str, content: str, mode: int) -> None:
     """Replaces the file atomically; its folder is made where it is missing."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    draft = os.path.join(module.tmpdir, os.path.basename(path))
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(content)
-    os.chmod(draft, mode)
+    target = Path(path)
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    draft = Path(module.tmpdir) / target.name
+    draft.write_text(content, "utf-8")
+    draft.chmod(mode)
     os.chown(draft, 0, 0)
-    module.atomic_move(draft, path)
+    module.atomic_move(str(draft), path)
 
 
 def main() -> None:
@@ -63,9 +64,7 @@ def main() -> None:
         "mode": {"type": "str", "default": "0644"},
     }
     module = AnsibleModule(
-        argument_spec={
-            "files": {"type": "list", "elements": "dict", "required": True, "options": suboptions}
-        },
+        argument_spec={"files": {"type": "list", "elements": "dict", "required": True, "options": suboptions}},
         supports_check_mode=True,
     )
     diffs = []
@@ -74,9 +73,7 @@ def main() -> None:
         content, present_mode = read(path)
         if (content, present_mode) == (wanted["content"], mode):
             continue
-        diffs.append(
-            {"before": content or "", "after": wanted["content"], "before_header": path, "after_header": path}
-        )
+        diffs.append({"before": content or "", "after": wanted["content"], "before_header": path, "after_header": path})
         if not module.check_mode:
             write(module, path, wanted["content"], mode)
     module.exit_json(
