@@ -4,6 +4,6 @@ from testinfra.host import Host
 
 
 def test_virtual_environment_works(host: Host) -> None:
-    host.check_output("rm -rf /tmp/venv && python3 -m venv /tmp/venv")
-    version = host.check_output("/tmp/venv/bin/python -c 'import sys; print(sys.version_info >= (3, 8))'")
+    host.check_output("rm -rf venv && python3 -m venv venv")
+    version = host.check_output("venv/bin/python -c 'import sys; print(sys.version_info >= (3, 8))'")
     assert version == "True"
