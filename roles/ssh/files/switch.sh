@@ -14,7 +14,7 @@ install -d -m 0700 "$saved"
 install -d -m 0755 /etc/ssh/sshd_config.d
 cp -a /etc/ssh/sshd_config /etc/ssh/sshd_config.d "$saved/"
 if systemctl is-active --quiet ssh.socket; then
-    start='systemctl stop ssh.service; systemctl enable --now ssh.socket'
+    start='systemctl stop ssh.service; systemctl disable ssh.service; systemctl enable --now ssh.socket'
 else
     start='systemctl reload-or-restart ssh.service'
 fi
@@ -58,14 +58,15 @@ fi
 install -d -m 0755 /run/sshd # absent while sshd waits for its socket, and then the next line fails
 sshd -t
 
-# ssh.socket knows nothing of "Port"; sessions outlive the change.
-if systemctl is-active --quiet ssh.socket; then
+# ssh.socket knows nothing of "Port"; sessions outlive the change. systemd may lose track of an sshd that runs while the unit
+# is enabled, for the reload gives it the state of the alias sshd.service that comes with it: so it is stopped first.
+if systemctl is-active --quiet ssh.socket || ! systemctl is-enabled --quiet ssh.service; then
     systemctl disable --now --quiet ssh.socket
-    systemctl restart ssh.service
+    systemctl stop ssh.service
+    systemctl enable --now --quiet ssh.service
 else
     systemctl reload-or-restart ssh.service
 fi
-systemctl enable --quiet ssh.service
 for port in "$@"; do
     tries=50
     until ss -Hltnp "sport = :$port" | grep -q '"sshd"'; do
