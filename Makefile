@@ -101,7 +101,7 @@ unit: .venv/.done app/.venv/.done ## unit tests of the package, the bot and the 
 .PHONY: molecule
 molecule: setup ## every Molecule scenario, or one with ROLE=nginx
 	@$(call say,Molecule: $(or $(ROLE),all scenarios))
-	molecule test $(if $(ROLE),-s $(ROLE),--all --report)
+	$(if $(ROLE),molecule test -s $(ROLE),@molecule/run.sh)
 
 # --- Figures -------------------------------------------------------------------------------------
 .PHONY: bench-site

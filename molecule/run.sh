@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs every Molecule scenario, two at a time: a scenario mostly waits for its hosts, and each has hosts of its own.
+# Output goes to .cache/molecule/SCENARIO.log; that of a scenario that failed is shown. Exit status 1 if one failed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+logs=.cache/molecule
+mkdir -p "$logs"
+
+run() {
+    local scenario=$1 log=$2/$1.log begin=$SECONDS
+    if molecule test -s "$scenario" >"$log" 2>&1 </dev/null; then
+        echo "ok     $scenario ($((SECONDS - begin)) s)"
+        return
+    fi
+    echo "FAILED $scenario ($((SECONDS - begin)) s); the end of $log:"
+    sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -vE '^ *│? *$' | tail -n 150
+    echo "$scenario" >>"$2/failed"
+}
+export -f run
+
+# The long ones first, so that none of them runs alone at the end.
+mapfile -t scenarios < <(
+    printf '%s\n' ssh site alerts harden loadbalancer loadbalancer-tls
+    find molecule -mindepth 2 -maxdepth 2 -name molecule.yml -printf '%h\n' | sed 's,molecule/,,' | sort
+)
+mapfile -t scenarios < <(printf '%s\n' "${scenarios[@]}" | awk '!seen[$0]++')
+
+rm -f "$logs/failed"
+# Key and network are shared by all; made once, before anybody competes for them.
+molecule create -s python >"$logs/create.log" 2>&1 </dev/null || { cat "$logs/create.log"; exit 1; }
+printf '%s\n' "${scenarios[@]}" | xargs -P 2 -I{} bash -c 'run "$1" "$2"' _ {} "$logs"
+
+failed=0
+[ ! -e "$logs/failed" ] || failed=$(wc -l <"$logs/failed")
+echo "$((${#scenarios[@]} - failed)) passed, $failed failed"
+[ "$failed" -eq 0 ]
