@@ -28,7 +28,7 @@ mapfile -t scenarios < <(printf '%s\n' "${scenarios[@]}" | awk '!seen[$0]++')
 rm -f "$logs/failed"
 # Key and network are shared by all; made once, before anybody competes for them.
 molecule create -s python >"$logs/create.log" 2>&1 </dev/null || { cat "$logs/create.log"; exit 1; }
-printf '%s\n' "${scenarios[@]}" | xargs -P 2 -I{} bash -c 'run "$1" "$2"' _ {} "$logs"
+printf '%s\n' "${scenarios[@]}" | xargs -P 2 -I{} bash -c "run {} $logs"
 
 failed=0
 [ ! -e "$logs/failed" ] || failed=$(wc -l <"$logs/failed")
