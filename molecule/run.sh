@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
 # Runs every Molecule scenario, two at a time: a scenario mostly waits for its hosts, and each has hosts of its own.
-# Output goes to .cache/molecule/SCENARIO.log; that of a scenario that failed is shown. Exit status 1 if one failed.
+# Output goes to .cache/molecule/SCENARIO.log; that of a scenario that failed is shown. One that failed is run once more on
+# new hosts, because these tests kill, ban and time real daemons on a machine that may be busy; the second try is announced,
+# and its log stands beside the first. Exit status 1 if one failed twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 logs=.cache/molecule
 mkdir -p "$logs"
 
 run() {
-    local scenario=$1 log=$2/$1.log begin=$SECONDS
-    if molecule test -s "$scenario" >"$log" 2>&1 </dev/null; then
-        echo "ok     $scenario ($((SECONDS - begin)) s)"
-        return
-    fi
-    echo "FAILED $scenario ($((SECONDS - begin)) s); the end of $log:"
-    sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -vE '^ *│? *$' | tail -n 150
+    local scenario=$1 try log begin
+    for try in 1 2; do
+        log=$2/$scenario.$try.log begin=$SECONDS
+        if molecule test -s "$scenario" >"$log" 2>&1 </dev/null; then
+            echo "ok     $scenario ($((SECONDS - begin)) s, try $try)"
+            return
+        fi
+        echo "FAILED $scenario ($((SECONDS - begin)) s, try $try); the end of $log:"
+        sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -vE '^ *│? *$' | tail -n 150
+    done
     echo "$scenario" >>"$2/failed"
 }
 export -f run
