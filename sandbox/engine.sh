@@ -28,8 +28,28 @@ start_engine() {
     as_root sh -c "nohup setsid dockerd >>$log_file 2>&1 </dev/null &"
 }
 
+# What a daemon leaves in the kernel when it and its data are removed by force: bridges that no network knows, and rules that
+# masquerade their subnet. A new network with such a subnet would lose its packets, or the addresses of their senders.
+clear_leftovers() {
+    local networks bridge rule
+    networks=$(as_root docker network ls --quiet --no-trunc | cut -c 1-12)
+    for bridge in /sys/class/net/br-*; do
+        bridge=${bridge##*/}
+        [[ $bridge =~ ^br-([0-9a-f]{12})$ ]] || continue
+        if ! grep -qx "${BASH_REMATCH[1]}" <<<"$networks"; then
+            as_root ip link delete "$bridge"
+        fi
+    done
+    { as_root iptables -t nat -S POSTROUTING 2>/dev/null || true; } | while read -r _ rule; do
+        if [[ $rule =~ \ br-([0-9a-f]{12})\  ]] && ! grep -qx "${BASH_REMATCH[1]}" <<<"$networks"; then
+            # shellcheck disable=SC2086 # the rule is a list of words
+            as_root iptables -t nat -D $rule
+        fi
+    done
+}
+
 if ! command -v dockerd >/dev/null && ! engine_answers; then
-    apt_install docker.io iptables
+    apt_install docker.io iptables iproute2
 fi
 if ! engine_answers; then
     say 'Starting the Docker engine'
@@ -39,6 +59,7 @@ if ! engine_answers; then
         sleep 1
     done
     engine_answers || die "the Docker engine did not start within 60 s; look into $log_file or 'journalctl -u docker'"
+    clear_leftovers
 fi
 if ! docker info >/dev/null 2>&1; then
     apt_install acl
