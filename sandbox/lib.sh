@@ -1,6 +1,9 @@
 # Shared by the sandbox scripts; sourced, never run.
 # shellcheck shell=bash
 
+# A function called as $(...) stops at its first failure, too.
+shopt -s inherit_errexit
+
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 
 die() {
@@ -19,15 +22,17 @@ as_root() {
     fi
 }
 
-# Installs those of the named Debian packages that are missing.
-apt_install() {
-    local missing=() package
+# Installs those of the named Debian packages that are missing; two callers take turns.
+apt_install() (
+    flock 9
+    missing=()
     for package in "$@"; do
         dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
     done
     [ "${#missing[@]}" -eq 0 ] && return
     command -v apt-get >/dev/null || die "this machine is not Debian-based; install by hand: ${missing[*]}"
     say "Installing Debian packages: ${missing[*]}"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-}
+    apt=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+    "${apt[@]}" update
+    "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null
+) 9<.
