@@ -15,6 +15,21 @@ tar -C /tmp/tiny -c . | docker import - tiny
 """
 
 
+def wait_for(host: Host, port: int) -> None:
+    """Wait until the host itself gets an answer from the container behind ``port``."""
+    fetch = f"busybox wget -q -O /dev/null http://127.0.0.1:{port}/busybox"
+    host.check_output(f"timeout 20 sh -c 'until {fetch}; do sleep 0.2; done'")
+
+
+def reachable(host: Host, port: int) -> bool:
+    """Whether the controller, a stranger to the container, gets a connection."""
+    try:
+        socket.create_connection((str(host.ansible.get_variables()["ansible_host"]), port), timeout=3).close()
+    except (ConnectionRefusedError, TimeoutError):
+        return False
+    return True
+
+
 @pytest.fixture(autouse=True)
 def _image(host: Host) -> Iterator[None]:
     """An image made on the host, since there may be no registry."""
@@ -27,10 +42,23 @@ def _image(host: Host) -> Iterator[None]:
 
 def test_published_port_is_for_the_host_only(host: Host) -> None:
     host.check_output("docker run --detach --publish 8000:80 tiny /bin/busybox httpd -f -h /bin")
-    fetch = "timeout 20 sh -c 'until busybox wget -q -O /dev/null http://127.0.0.1:8000/busybox; do sleep 0.2; done'"
-    host.check_output(fetch)
-    with pytest.raises((ConnectionRefusedError, TimeoutError)):
-        socket.create_connection((str(host.ansible.get_variables()["ansible_host"]), 8000), timeout=3)
+    wait_for(host, 8000)
+    assert not reachable(host, 8000)
+
+
+def test_port_published_for_everyone_is_still_the_firewalls_matter(host: Host) -> None:
+    ports = "--publish 0.0.0.0:8001:80 --publish 0.0.0.0:8081:80"
+    host.check_output(f"docker run --detach --restart always {ports} tiny /bin/busybox httpd -f -h /bin")
+    for disturb in ("true", "systemctl reload nftables", "systemctl restart docker"):
+        host.check_output(disturb)
+        wait_for(host, 8001)
+        assert [reachable(host, port) for port in (8001, 8081)] == [False, True], disturb
+    host.check_output("systemctl stop nftables")
+    try:
+        assert reachable(host, 8001), "without the guard the port would be public"
+    finally:
+        host.check_output("systemctl start nftables")
+    assert not reachable(host, 8001)
 
 
 def test_container_survives_the_restart_of_the_engine(host: Host) -> None:

@@ -22,12 +22,19 @@ HOSTS = ("ssh-debian12", "ssh-debian13")
 PORTS = (2222, 2022)
 #: Where the run is killed, which time it gets there, and whether the host's own timers come before the next run.
 DEATHS = [
+    ("firewall : Load the rules, with a timer that undoes it", 1, False),
     ("firewall : Connect anew", 1, True),
+    ("firewall : Confirm the rules", 1, False),
+    ("ssh : Reload sshd, with a timer that undoes it", 1, False),
     ("ssh : Log in anew", 1, True),
+    ("ssh : Stop the timer", 1, False),
+    ("ssh : Go on with the new port", 1, False),
     ("ssh : Reload sshd, with a timer that undoes it", 2, False),
     ("ssh : Log in anew", 2, True),
     ("ssh : Stop the timer", 2, False),
     ("Close the port that sshd has left", 1, False),
+    ("firewall : Connect anew", 2, True),
+    ("firewall : Confirm the rules", 2, False),
 ]
 
 
