@@ -9,7 +9,8 @@ if [ ! -e "$state/candidate.nft" ]; then
 fi
 install -m 0600 "$state/candidate.nft" /etc/nftables.conf.new
 mv /etc/nftables.conf.new /etc/nftables.conf
-nft --stateless --terse list table inet clawdbot | sha256sum >"$state/rules.sha256"
+# Numbers, because names depend on /etc/protocols, which comes with another package.
+nft --numeric --stateless --terse list table inet clawdbot | sha256sum >"$state/rules.sha256"
 # The unit of the distribution flushes the rules of everyone when it stops.
 install -d -m 0755 /etc/systemd/system/nftables.service.d
 cat >/etc/systemd/system/nftables.service.d/clawdbot.conf <<END
