@@ -71,7 +71,10 @@ logs: .venv/.done ## show the newest lines of the bot's logs on every sandbox no
 
 # --- Test ----------------------------------------------------------------------------------------
 .PHONY: test
-test: lint unit molecule ## everything: lint, unit tests, every Molecule scenario
+test: ## everything: lint, unit tests, every Molecule scenario
+	@$(call say,Lint and unit tests while the images are built: about five minutes)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target setup unit lint
+	@$(MAKE) --no-print-directory molecule
 
 .PHONY: lint
 lint: .venv/.done app/.venv/.done ## yamllint, ansible-lint (production), ruff, mypy, shellcheck
@@ -91,11 +94,15 @@ docs: .venv/.done ## write the roles' READMEs from their argument specs
 	docs/role_readmes.py
 
 .PHONY: unit
-unit: .venv/.done app/.venv/.done ## unit tests of the package, the bot and the simulator
-	@sandbox/bootstrap.sh packages nodejs redis-tools
-	@$(call say,Unit tests)
+unit: unit-app .venv/.done app/.venv/.done ## unit tests of the package, the bot and the simulator
+	@$(call say,Unit tests of the package and the simulator)
 	pytest
 	cd simulator && ../app/.venv/bin/python -m pytest
+
+.PHONY: unit-app
+unit-app: app/.venv/.done
+	@sandbox/bootstrap.sh packages nodejs redis-tools
+	@$(call say,Unit tests of the bot)
 	cd app && .venv/bin/python -m pytest --cov --cov-report=term:skip-covered
 
 .PHONY: molecule

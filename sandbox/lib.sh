@@ -35,4 +35,4 @@ apt_install() (
     apt=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
     "${apt[@]}" update
     "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null
-) 9<.
+) 9<"${BASH_SOURCE[0]}"
