@@ -110,6 +110,10 @@ molecule: setup ## every Molecule scenario, or one with ROLE=nginx
 	@$(call say,Molecule: $(or $(ROLE),all scenarios))
 	$(if $(ROLE),molecule test -s $(ROLE),@molecule/run.sh)
 
+.PHONY: screenshots
+screenshots: setup ## the pictures of the dashboard in docs/images, by Debian's Chromium
+	SCREENSHOTS=$(CURDIR)/docs/images molecule test -s monitoring
+
 # --- Figures -------------------------------------------------------------------------------------
 .PHONY: bench-site
 bench-site: setup ## first run, no-op run, tasks a host, slowest tasks
@@ -126,6 +130,10 @@ bench-balance: .venv/.done ## the bot direct and through Nginx; rendering for 50
 .PHONY: bench-hardening
 bench-hardening: setup ## a stock host beside a bot host of the sandbox: Lynis, ssh-audit, systemd-analyze
 	bench/hardening.sh
+
+.PHONY: bench-monitoring
+bench-monitoring: setup ## processor and memory that monitoring takes on a host of the sandbox
+	bench/monitoring.sh
 
 .PHONY: soak
 soak: app/.venv/.done ## the long runs: chaos and fuzzing; their figures are kept in docs/engine.md

@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 from testinfra.host import Host
 
+testinfra_hosts = ["ansible://monitoring"]
+
 Series = dict[str, str]
 
 RULES = "/etc/prometheus/clawdbot.rules.yml"
@@ -119,6 +121,13 @@ def _pending(origin: str, count: int) -> Series:
     return {f'apt_upgrades_pending{{instance="app1",origin="{origin}",arch="amd64"}}': f"{count}x90"}
 
 
+def _gauge(
+    alert: str, series: str, fires: int, quiet: int, labels: Mapping[str, str], value: str, *, steps: int
+) -> Case:
+    """A case of one series that does not change."""
+    return Case(alert, {series: f"{fires}x30"}, [{series: f"{quiet}x30"}], labels, value, steps)
+
+
 def _redis_persistence(**broken: int) -> Case:
     return Case(
         "RedisPersistenceFailing",
@@ -131,7 +140,7 @@ def _redis_persistence(**broken: int) -> Case:
 
 
 APP1 = {"instance": "app1"}
-KEY_EXPIRY = 'clawdbot_api_key_expiry_timestamp_seconds{instance="app1",provider="gpt"}'
+REDIS1 = '{instance="redis1",job="redis"}'
 
 CASES = [
     Case("HighCpu", _cpu(8.94), [_cpu(9.06)], APP1, "85.1 %", steps=10, start=1),
@@ -253,30 +262,9 @@ CASES = [
         "14.0 days",
         steps=60,
     ),
-    Case(
-        "QueueStuck",
-        {'clawdbot_queue_oldest_age_seconds{instance="app1"}': "121x30"},
-        [{'clawdbot_queue_oldest_age_seconds{instance="app1"}': "119x30"}],
-        {},
-        "121 s",
-        steps=1,
-    ),
-    Case(
-        "DeadLetters",
-        {'clawdbot_dead_letters{instance="app1"}': "1x30"},
-        [{'clawdbot_dead_letters{instance="app1"}': "0x30"}],
-        {},
-        "1 messages",
-        steps=0,
-    ),
-    Case(
-        "RedisDown",
-        {'redis_up{instance="redis1",job="redis"}': "0x30"},
-        [{'redis_up{instance="redis1",job="redis"}': "1x30"}],
-        {"instance": "redis1", "job": "redis"},
-        "down",
-        steps=1,
-    ),
+    _gauge("QueueStuck", 'clawdbot_queue_oldest_age_seconds{instance="app1"}', 121, 119, {}, "121 s", steps=1),
+    _gauge("DeadLetters", 'clawdbot_dead_letters{instance="app1"}', 1, 0, {}, "1 messages", steps=0),
+    _gauge("RedisDown", "redis_up" + REDIS1, 0, 1, {"instance": "redis1", "job": "redis"}, "down", steps=1),
     Case(
         "RedisMemory",
         _redis_memory(801),
@@ -297,10 +285,11 @@ CASES = [
         steps=5,
         start=1,
     ),
-    Case(
+    _gauge(
         "ModelKeyExpires",
-        {KEY_EXPIRY: f"{7 * DAY - 1}x30"},
-        [{KEY_EXPIRY: f"{7 * DAY + (10 + WATCHED) * 60 + 1}x30"}],
+        'clawdbot_api_key_expiry_timestamp_seconds{instance="app1",provider="gpt"}',
+        7 * DAY - 1,
+        7 * DAY + (10 + WATCHED) * 60 + 1,
         {"provider": "gpt"},
         "7.0 days",
         steps=10,

@@ -2,16 +2,19 @@
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+import pytest
 from testinfra.host import Host
 
+testinfra_hosts = ["ansible://monitoring"]
+
 PROMETHEUS = "http://127.0.0.1:9090"
-DASHBOARD = "http://127.0.0.1:9095"
 STAND_IN = "/var/lib/fake-bot"
 Value = TypeVar("Value")
 
@@ -42,21 +45,28 @@ def query(host: Host, expression: str) -> dict[str, float]:
     }
 
 
+def targets(host: Host) -> set[tuple[str, str]]:
+    """Job and instance of all that Prometheus watches."""
+    return {(target["labels"]["job"], target["labels"]["instance"]) for target in api(host, "targets")["activeTargets"]}
+
+
+def address(host: Host) -> str:
+    return str(host.check_output("hostname -I").split()[0])
+
+
 def test_hosts_are_scraped(host: Host) -> None:
     wait_for(lambda: query(host, 'up{job="node"}'), {"app1": 1, "gone": 0}.__eq__)
     assert query(host, 'node_memory_MemTotal_bytes{instance="app1"}')["app1"] > 1e8
 
 
 def test_there_are_no_other_targets(host: Host) -> None:
-    targets = {
-        (target["labels"]["job"], target["labels"]["instance"]) for target in api(host, "targets")["activeTargets"]
-    }
     own = host.check_output("hostname")
-    assert targets == {
+    assert targets(host) == {
         ("prometheus", own),
         ("alertmanager", own),
         ("node", "app1"),
         ("node", "gone"),
+        ("nginx", "app1"),
         ("clawdbot", "app1"),
         ("clawdbot-backend", "app1"),
     }
@@ -111,7 +121,9 @@ def test_token_is_for_alertmanager_alone(host: Host) -> None:
 
 
 def status(host: Host, path: str, options: str = "") -> str:
-    return str(host.check_output(f"curl -sS -o /dev/null -w '%{{http_code}}' {options} '{DASHBOARD}{path}'"))
+    return str(
+        host.check_output(f"curl -sS -o /dev/null -w '%{{http_code}}' {options} 'http://{address(host)}:9095{path}'")
+    )
 
 
 def test_dashboard_asks_for_a_password(host: Host) -> None:
@@ -131,7 +143,7 @@ def test_dashboard_opens_nothing_else_of_prometheus(host: Host) -> None:
 
 def test_nothing_listens_on_other_addresses(host: Host) -> None:
     listeners = host.check_output("ss -Hltn 'sport >= :9090 and sport <= :9099' | awk '{print $4}'")
-    assert set(listeners.split()) == {"127.0.0.1:9090", "127.0.0.1:9093", "127.0.0.1:9095"}
+    assert set(listeners.split()) == {"127.0.0.1:9090", "127.0.0.1:9093", f"{address(host)}:9095"}
 
 
 def test_nothing_ever_listened_on_other_addresses(host: Host) -> None:
@@ -147,3 +159,22 @@ def test_measurements_are_bounded(host: Host) -> None:
     flags = api(host, "status/flags")
     assert flags["storage.tsdb.retention.time"] == "30d"
     assert flags["storage.tsdb.retention.size"] == "2GiB"
+
+
+@pytest.fixture(scope="session")
+def changed_nodes() -> None:
+    """Another run of the role: "gone" has left the inventory, "new" has joined it."""
+    nodes = json.dumps({"nodes": {"app1": "{{ ansible_host }}", "new": "{{ ansible_host }}"}})
+    converge = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molecule/monitoring/converge.yml")
+    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(converge)]
+    command += ["--tags", "monitoring_configure", "--extra-vars", nodes]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("changed_nodes")
+def test_one_run_forgets_a_node_that_left_and_watches_one_that_came(host: Host) -> None:
+    """The last test of this file."""
+    watched = wait_for(lambda: targets(host), lambda seen: ("node", "new") in seen, seconds=10)
+    assert ("node", "gone") not in watched
+    wait_for(lambda: query(host, 'up{job="node"}'), {"app1": 1, "new": 1}.__eq__, seconds=20)
