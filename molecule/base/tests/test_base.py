@@ -108,3 +108,20 @@ def test_new_server_is_left_alone_until_cloud_init_is_done(host: Host) -> None:
     host.check_output("sudo rm /usr/bin/cloud-init /run/asked")
     assert outcomes == [True, True, False]
     assert "the disk is too small" in run.stdout
+
+
+def test_installation_that_was_cut_off_is_finished(host: Host) -> None:
+    name = host.backend.get_hostname()
+    # The machine dies between unpacking and configuring: dpkg says so, and apt refuses to do anything.
+    host.check_output(
+        "sudo sh -c 'apt-get install -y --download-only hello && dpkg --unpack /var/cache/apt/archives/hello_*.deb'"
+    )
+    host.check_output(
+        "sudo sh -c 'sed -n \"/^Package: hello$/,/^$/p\" /var/lib/dpkg/status > /var/lib/dpkg/updates/0000'"
+    )
+    assert "dpkg was interrupted" in host.run("sudo apt-get install -y hello").stderr
+    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name]
+    run = subprocess.run([*command, str(SHARED / "prepare.yml")], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert host.package("hello").is_installed
+    assert host.run("sudo apt-get install -y hello").rc == 0
