@@ -257,11 +257,10 @@ class Preflight:
             for name, option in self.specs.get(role, {}).items():
                 if option.get("required") and not variables.get(name):
                     self.missing(name, f"is missing; {option['description']}")
-        password = variables.get("site_redis_password")
-        if isinstance(password, str) and 0 < len(password) < PASSWORD_LENGTH:
-            self.add(
-                "site_redis_password", f"is shorter than {PASSWORD_LENGTH} characters; try: openssl rand -hex 24", host
-            )
+        for name in ("site_redis_password", "site_backup_password"):
+            password = variables.get(name)
+            if isinstance(password, str) and 0 < len(password) < PASSWORD_LENGTH:
+                self.add(name, f"is shorter than {PASSWORD_LENGTH} characters; try: openssl rand -hex 24", host)
 
     def check_bot(self, host: str, variables: Mapping[str, Any]) -> None:
         """The bot has a model and at least one platform, each with all that belongs to it."""
@@ -280,6 +279,14 @@ class Preflight:
             for name in others if variables.get(first) else ():
                 if not variables.get(name):
                     self.missing(name, f"is missing; {first} is set and needs it")
+        robot = variables.get("clawdbot_dingtalk_access_token") or "access_token=" in str(
+            variables.get("clawdbot_dingtalk_webhook_url", "")
+        )
+        if variables.get("site_alerts_token") and not (robot or variables.get("clawdbot_alerts_feishu_chat")):
+            self.missing(
+                "clawdbot_dingtalk_access_token or clawdbot_alerts_feishu_chat",
+                "is missing; site_alerts_token is set, and alerts need a chat to go to",
+            )
         key = variables.get("clawdbot_dingtalk_aes_key")
         if isinstance(key, str) and key and len(key) != AES_KEY_LENGTH:
             self.add("clawdbot_dingtalk_aes_key", f"has {len(key)} characters, DingTalk's have {AES_KEY_LENGTH}", host)

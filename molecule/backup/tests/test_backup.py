@@ -1,0 +1,244 @@
+"""What was backed up comes back on an empty server, and whoever cannot restore is told what to mend."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import testinfra
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = ["ansible://redis"]
+
+ROOT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
+EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
+KEY = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"], ".cache/molecule/id_ed25519")
+SSH_OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+METRIC = "/var/lib/prometheus/node-exporter/clawdbot-backup.prom"
+KEYS = 2000
+PROGRAM = "/usr/local/sbin/clawdbot-backup"
+SETTINGS = "/etc/clawdbot-backup/settings"
+
+
+def redis(host: Host, commands: str) -> str:
+    """What Redis answers; commands go through standard input, one a line."""
+    password = (EPHEMERAL / "redis").read_text().strip()
+    with host.sudo():
+        return str(
+            host.check_output(f"printf '%%s\\n' %s | REDISCLI_AUTH={password} redis-cli -p 6379", commands)
+        ).strip()
+
+
+def backup(host: Host, arguments: str, setting: str = "") -> tuple[int, str]:
+    """Status and output of the program, as it would be with a further line in its settings."""
+    with host.sudo():
+        command = f"{PROGRAM} {arguments}"
+        if setting:
+            copy = f"cp {SETTINGS} /run/settings && printf '%s\\n' {shlex.quote(setting)} >> /run/settings"
+            command = (
+                f"{copy} && sed s,{SETTINGS},/run/settings, {PROGRAM} > /run/program && bash /run/program {arguments}"
+            )
+        done = host.run(command)
+    return done.rc, done.stdout + done.stderr
+
+
+def short(host: Host) -> str:
+    return str(host.check_output("hostname")).split("-")[-1]
+
+
+def test_a_copy_is_taken_every_night_and_the_monitoring_is_told(host: Host) -> None:
+    with host.sudo():
+        timer = host.check_output(
+            "systemctl show clawdbot-backup.timer -p ActiveState -p UnitFileState -p TimersCalendar"
+        )
+        for expected in ("ActiveState=active", "UnitFileState=enabled", "03:00"):
+            assert expected in timer
+        host.check_output("rm -f %s && systemctl start clawdbot-backup", METRIC)
+    # The node exporter has an account of its own.
+    told = host.check_output("cat %s", METRIC)
+    taken = re.search(r"^clawdbot_backup_last_success_timestamp_seconds (\d+)$", told, re.MULTILINE)
+    assert taken
+    assert 0 <= time.time() - int(taken[1]) < 60
+
+
+def test_a_copy_that_fails_is_not_told_as_good(host: Host) -> None:
+    before = host.check_output("cat %s", METRIC)
+    status, said = backup(host, "run", "paths+=(/not/there)")
+    assert status != 0
+    assert "/not/there is to be kept and does not exist" in said
+    assert host.check_output("cat %s", METRIC) == before
+
+
+def test_the_password_is_for_root_alone(host: Host) -> None:
+    with host.sudo():
+        assert host.file("/etc/clawdbot-backup").mode == 0o700
+        assert host.file(SETTINGS).mode == 0o600
+        password = (EPHEMERAL / "backup").read_text().strip()
+        assert password not in host.check_output("journalctl --no-pager --output=cat")
+
+
+def test_the_unit_may_do_little(host: Host) -> None:
+    said = host.check_output("systemd-analyze security --no-pager clawdbot-backup.service")
+    score = re.search(r"Overall exposure level for \S+ ([0-9.]+)", said)
+    assert score
+    assert float(score[1]) <= 2.0
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Host]:
+    """The two fresh hosts after playbooks/restore.yml, under the names of those that were lost."""
+    lost = {short(host): host for host in testinfra.get_hosts(["ansible://redis"], ansible_inventory=INVENTORY)}
+    for name, host in lost.items():
+        redis(host, "\n".join(f"set key:{number} {name}-{number} ex 86400" for number in range(KEYS)))
+        redis(host, "rpush queue first second\nzadd due 1.5 message\nset kept value")
+        with host.sudo():
+            host.check_output("systemctl start clawdbot-backup")
+            host.check_output("systemctl stop redis-server")
+
+    runner = AnsibleRunner(INVENTORY)
+    addresses = {name: runner.get_variables(f"backup-fresh{name[-2:]}")["ansible_host"] for name in lost}
+    hosts = {f"backup-{name}": {"ansible_host": address} for name, address in addresses.items()}
+    inventory = tmp_path_factory.mktemp("inventory")
+    (inventory / "group_vars").symlink_to(ROOT / "molecule/backup/group_vars")
+    tree = {
+        "all": {
+            "vars": {
+                "ansible_user": "debian",
+                "ansible_private_key_file": str(KEY),
+                "ansible_ssh_common_args": SSH_OPTIONS,
+            },
+            "children": {
+                "redis": {"hosts": hosts},
+                "clawdbot": {"hosts": {"backup-debian12": {}}},
+                "store": {
+                    "hosts": {"backup-store": {"ansible_host": runner.get_variables("backup-store")["ansible_host"]}}
+                },
+            },
+        }
+    }
+    (inventory / "hosts.json").write_text(json.dumps(tree))
+    done = subprocess.run(
+        ["ansible-playbook", "--inventory", str(inventory), str(ROOT / "playbooks/restore.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr
+    return {
+        name: testinfra.get_host(
+            f"ssh://debian@{address}:2222",
+            ssh_identity_file=str(KEY),
+            ssh_extra_args=SSH_OPTIONS,
+        )
+        for name, address in addresses.items()
+    }
+
+
+@pytest.fixture(params=["debian12", "debian13"])
+def fresh(request: pytest.FixtureRequest, restored: dict[str, Host]) -> Host:
+    """One of them."""
+    return restored[request.param]
+
+
+def test_an_empty_server_has_all_keys_again(request: pytest.FixtureRequest, fresh: Host) -> None:
+    name = request.node.callspec.params["fresh"]
+    assert redis(fresh, "get key:0\nget key:1999\nget kept") == f"{name}-0\n{name}-1999\nvalue"
+    assert redis(fresh, "lrange queue 0 -1\nzscore due message") == "first\nsecond\n1.5"
+    assert 80000 < int(redis(fresh, "ttl key:7")) <= 86400
+    # They survive a restart, so they are in the append-only file as well.
+    with fresh.sudo():
+        fresh.check_output("systemctl restart redis-server")
+    assert redis(fresh, "llen queue") == "2"
+
+
+def test_the_configuration_is_back_with_its_owners(restored: dict[str, Host]) -> None:
+    host = restored["debian12"]
+    with host.sudo():
+        file = host.file("/opt/clawdbot/config/by_hand")
+        assert file.content_string == "a secret that no inventory knows\n"
+        assert (file.user, file.group, file.mode) == ("root", "clawdbot", 0o640)
+        assert host.check_output("id -gn clawdbot") == "clawdbot"
+        assert host.file("/opt/clawdbot/config/feishu.js").contains("cli_test")
+        ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:18789/health').read().decode())"
+        assert json.loads(host.check_output("python3 -c %s", ask)) == {"status": "healthy"}
+
+
+def test_keys_are_replaced_only_by_those_who_say_so_and_copied_before(fresh: Host) -> None:
+    redis(fresh, "set later value")
+    assert backup(fresh, "fetch")[0] == 0
+    status, said = backup(fresh, "fits")
+    assert status != 0
+    assert "backup_overwrite=true" in said
+    assert redis(fresh, "get later") == "value"
+
+    assert backup(fresh, "fits --overwrite")[0] == 0
+    status, said = backup(fresh, "apply")
+    assert status == 0, said
+    assert redis(fresh, "get later") == ""
+    assert redis(fresh, "llen queue") == "2"
+    # The copy that was taken before has it.
+    for arguments in ("fetch", "fits --overwrite", "apply"):
+        assert backup(fresh, arguments)[0] == 0
+    assert redis(fresh, "get later") == "value"
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (
+            "RESTIC_REPOSITORY+=-elsewhere",
+            "There is no backup of backup-debian1[23] at sftp:keeper.*site_backup_repository names",
+        ),
+        ("RESTIC_PASSWORD=another-one-1234", "was made with another password: site_backup_password has to be"),
+        ("RESTIC_REPOSITORY=sftp:keeper@192.0.2.1:copies sftp='false'", "cannot be used. restic says"),
+        ("host=nobody", "Copy 'latest' of nobody cannot be read"),
+    ],
+)
+def test_a_repository_that_cannot_be_read_says_what_to_mend(fresh: Host, setting: str, expected: str) -> None:
+    status, said = backup(fresh, "fetch", setting)
+    assert status != 0
+    assert re.search(expected, said), said
+    assert (EPHEMERAL / "backup").read_text().strip() not in said
+
+
+def test_a_damaged_copy_is_found_before_anything_is_touched(fresh: Host) -> None:
+    store = testinfra.get_host("ansible://backup-store", ansible_inventory=INVENTORY)
+    folder = f"/home/keeper/copies/{fresh.check_output('hostname').replace('fresh', 'debian')}"
+    with store.sudo():
+        store.check_output(f"rm -rf {folder}-damaged && cp -a {folder} {folder}-damaged")
+        # A byte in the middle of each file of data.
+        store.check_output(
+            f"for file in $(find {folder}-damaged/data -type f); do chmod u+w $file; "
+            "printf 'X' | dd of=$file bs=1 seek=$(($(stat -c %s $file) / 2)) conv=notrunc status=none; done"
+        )
+    status, said = backup(fresh, "fetch", "RESTIC_REPOSITORY+=-damaged")
+    assert status != 0
+    assert "cannot be read from" in said
+    assert "backup_copy=ID" in said
+    assert redis(fresh, "llen queue") == "2"
+
+
+def test_a_dump_of_a_newer_redis_is_refused(restored: dict[str, Host]) -> None:
+    """Redis 7 of Debian 12 cannot load what Redis 8 of Debian 13 wrote."""
+    host = restored["debian12"]
+    other = "host=backup-debian13; RESTIC_REPOSITORY=${RESTIC_REPOSITORY/debian12/debian13}"
+    status, said = backup(host, "fetch", other)
+    assert status != 0
+    assert "newer Redis" in said
+
+
+def test_a_dump_of_an_older_redis_is_taken(restored: dict[str, Host]) -> None:
+    """The last test: Debian 13 gets the data of Debian 12."""
+    host = restored["debian13"]
+    other = "host=backup-debian12; RESTIC_REPOSITORY=${RESTIC_REPOSITORY/debian13/debian12}"
+    for arguments in ("fetch", "fits --overwrite", "apply"):
+        status, said = backup(host, arguments, other)
+        assert status == 0, said
+    assert redis(host, "get key:0") == "debian12-0"
