@@ -66,6 +66,7 @@ clawdbot_dingtalk_aes_key: short
 clawdbot_model_type: gpt
 site_ssh_port: "{{ nowhere }}"
 site_domain: [a, b]
+site_alerts_token: a1a1a1a1a1
 """
     done = preflight(hosts, variables, "-e", "nginx_no_such_thing=1")
     said = done.stdout + done.stderr
@@ -84,6 +85,7 @@ site_domain: [a, b]
         "secrets.yml: clawdbot_dingtalk_app_secret: is missing",
         "secrets.yml: clawdbot_model_api_key: is missing",
         "secrets.yml: site_redis_password: is missing",
+        "secrets.yml: clawdbot_dingtalk_access_token or clawdbot_alerts_feishu_chat: is missing",
         "nginx_no_such_thing: no role knows this variable",
     ):
         assert expected in said, f"{expected!r} is not in:\n{said}"

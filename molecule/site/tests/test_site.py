@@ -104,6 +104,57 @@ def test_monitoring_sees_every_host(connect: Connect) -> None:
     pytest.fail(f"up after a minute: {sorted(up)}")
 
 
+def run_python(host: Host, program: str, *arguments: str, folder: str = "/") -> str:
+    """What a program of Python prints on a host."""
+    return str(host.check_output(f"cd {folder} && sudo python3 -c %s {' '.join(arguments)}", program))
+
+
+def chats_that_read(outside: Host, name: str) -> set[str]:
+    """Chats of the simulator that have a message about the alert."""
+    program = """
+import pathlib, sys
+from clawdbot_simulator.client import Control
+from clawdbot_simulator.config import load_config
+messages = Control(load_config(pathlib.Path("config.json"))).messages()
+print(*{message.endpoint for message in messages if sys.argv[1] in message.text})
+"""
+    return set(run_python(outside, program, name, folder="/opt/simulator").split())
+
+
+def test_an_alert_reaches_people_in_both_chats(connect: Connect) -> None:
+    """Given to Alertmanager as Prometheus would, it goes through the bot to DingTalk and Feishu."""
+    name = f"Drill{time.time_ns()}"
+    program = """
+import json, sys, urllib.request as u
+alert = {"labels": {"alertname": sys.argv[1], "severity": "warning"}, "annotations": {"summary": "a drill"}}
+url, kind = "http://127.0.0.1:9093/api/v2/alerts", {"Content-Type": "application/json"}
+print(u.urlopen(u.Request(url, json.dumps([alert]).encode(), kind), timeout=10).status)
+"""
+    assert run_python(connect("monitor1"), program, name).strip() == "200"
+    outside = connect("outside")
+    for _ in range(45):
+        if chats_that_read(outside, name) == {"dingtalk.robot", "feishu.send"}:
+            return
+        time.sleep(2)
+    pytest.fail(f"after 90 seconds only {chats_that_read(outside, name)} knew of {name}")
+
+
+def test_who_lacks_the_token_tells_people_nothing(connect: Connect, address: Callable[[str], str]) -> None:
+    name = f"Forged{time.time_ns()}"
+    program = """
+import json, sys, urllib.error, urllib.request as u
+alert = {"labels": {"alertname": sys.argv[2]}, "annotations": {}, "status": "firing", "startsAt": ""}
+body = json.dumps({"version": "4", "groupKey": "{}", "alerts": [alert]}).encode()
+for headers in ({"Authorization": "Bearer wrong"}, {}):
+    try:
+        print(u.urlopen(u.Request(f"http://{sys.argv[1]}:18789/api/alerts", body, headers), timeout=10).status)
+    except urllib.error.HTTPError as error:
+        print(error.code)
+"""
+    assert run_python(connect("monitor1"), program, address("app1"), name).split() == ["401", "401"]
+    assert chats_that_read(connect("outside"), name) == set()
+
+
 def test_a_node_that_dies_under_load_costs_nothing(connect: Connect, address: Callable[[str], str]) -> None:
     stop = subprocess.Popen(["sh", "-c", "sleep 5; docker kill clawdbot-site-app2"], stdout=subprocess.DEVNULL)
     try:
