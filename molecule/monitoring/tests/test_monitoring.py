@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import pytest
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://monitoring"]
@@ -161,20 +160,14 @@ def test_measurements_are_bounded(host: Host) -> None:
     assert flags["storage.tsdb.retention.size"] == "2GiB"
 
 
-@pytest.fixture(scope="session")
-def changed_nodes() -> None:
-    """Another run of the role: "gone" has left the inventory, "new" has joined it."""
+def test_one_run_forgets_a_node_that_left_and_watches_one_that_came(host: Host) -> None:
+    """The last test of a host: "gone" leaves the inventory, "new" joins it."""
     nodes = json.dumps({"nodes": {"app1": "{{ ansible_host }}", "new": "{{ ansible_host }}"}})
     converge = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molecule/monitoring/converge.yml")
     command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(converge)]
-    command += ["--tags", "monitoring_configure", "--extra-vars", nodes]
+    command += ["--limit", host.check_output("hostname"), "--tags", "monitoring_configure", "--extra-vars", nodes]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.usefixtures("changed_nodes")
-def test_one_run_forgets_a_node_that_left_and_watches_one_that_came(host: Host) -> None:
-    """The last test of this file."""
     watched = wait_for(lambda: targets(host), lambda seen: ("node", "new") in seen, seconds=10)
     assert ("node", "gone") not in watched
     wait_for(lambda: query(host, 'up{job="node"}'), {"app1": 1, "new": 1}.__eq__, seconds=20)
