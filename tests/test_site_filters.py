@@ -21,6 +21,15 @@ def test_hosts_of_other_groups_are_not_part_of_the_site() -> None:
     assert site.site_hosts(GROUPS) == ["lb1", "app1", "app2"]
 
 
+def test_a_node_that_is_leaving_is_in_no_group_any_more() -> None:
+    assert site.site_groups(GROUPS, ["app2"]) == {
+        "loadbalancer": ["lb1"],
+        "clawdbot": ["app1"],
+        "redis": [],
+        "monitoring": [],
+    }
+
+
 @pytest.mark.parametrize(
     ("service", "host", "expected"),
     [

@@ -25,6 +25,12 @@ def site_addresses(hosts: Iterable[str], hostvars: HostVars) -> list[str]:
     return list(dict.fromkeys(address(host, hostvars) for host in hosts))
 
 
+def site_groups(groups: Mapping[str, list[str]], leaving: Iterable[str]) -> dict[str, list[str]]:
+    """The four groups without the nodes that are ``leaving``; a group that the inventory does not have is empty."""
+    gone = set(leaving)
+    return {group: [host for host in groups.get(group, []) if host not in gone] for group in SITE_GROUPS}
+
+
 def site_hosts(groups: Mapping[str, list[str]]) -> list[str]:
     """Names of all hosts of the installation, each once; hosts outside the four groups are not part of it."""
     return list(dict.fromkeys(host for group in SITE_GROUPS for host in groups.get(group, [])))
@@ -42,7 +48,7 @@ def site_firewall(
         services: rows of ``site_services``: name, port, ``on`` (group that offers it, or ``site`` for
             every host) and ``to`` (groups that may use it, or ``any``).
         host: inventory name of the host that is being configured.
-        groups: Ansible's ``groups``.
+        groups: names of the hosts by group.
         hostvars: Ansible's ``hostvars``.
 
     Returns:
@@ -76,6 +82,7 @@ class FilterModule:
         """Names of the filters."""
         return {
             "site_addresses": site_addresses,
+            "site_groups": site_groups,
             "site_hosts": site_hosts,
             "site_firewall": site_firewall,
         }

@@ -143,7 +143,7 @@ def run_conversation(config: Config, control: Control, options: argparse.Namespa
 
 
 def run_load(control: Control, options: argparse.Namespace) -> int:
-    """Print the report as one line of JSON and, on stderr, one for people; 0 when all is well."""
+    """Print the report as one line of JSON and, on stderr, one for people; 0 when all is well. SIGTERM stops sending."""
     plan = Plan(
         rate=options.rate,
         duration=options.duration,
@@ -153,7 +153,9 @@ def run_load(control: Control, options: argparse.Namespace) -> int:
         retries=options.retry_after,
         settle=options.settle,
     )
-    report = Load(plan, control, options.callback_base, options.ca_file or True).run()
+    load = Load(plan, control, options.callback_base, options.ca_file or True)
+    signal.signal(signal.SIGTERM, lambda *_: load.stop())
+    report = load.run()
     print(report.summary(), file=sys.stderr)
     print(json.dumps(report.to_dict()))
     return 0 if report.ok else 1

@@ -128,6 +128,7 @@ class Load:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._tickets = itertools.count()
         self._under_way = 0
+        self._stopped = False
         self._changed = threading.Condition()
         self._acks: list[float] = []  # seconds
         self._failures: Counter[str] = Counter()
@@ -151,6 +152,7 @@ class Load:
         while sender.is_alive():
             sender.join(POLL)
             seen = self._collect(seen)
+        self._messages = [message for message in self._messages if message.first_sent]
         deadline = time.time() + self._plan.settle
         while time.time() < deadline and any(m.accepted and not m.answers for m in self._messages):
             seen = self._collect(seen, wait=POLL)
@@ -158,6 +160,13 @@ class Load:
         self._collect(seen)
         self._pool.shutdown()
         return self._report(begin)
+
+    def stop(self) -> None:
+        """Send no further message; `run` accounts for those that were sent. For another thread or a signal handler."""
+        with self._changed:
+            self._stopped = True
+            self._queue.clear()
+            self._changed.notify()
 
     def _write_messages(self) -> list[Message]:
         users: dict[str, DingTalk | Feishu] = {
@@ -184,6 +193,8 @@ class Load:
             self._send(due, message, attempt, repeat)
 
         with self._changed:
+            if self._stopped:
+                return
             heapq.heappush(self._queue, (due, next(self._tickets), job))
             self._changed.notify()
 
@@ -251,7 +262,7 @@ class Load:
     def _report(self, begin: float) -> Report:
         once = [message for message in self._messages if len(message.answers) == 1]
         waits = [max(m.answers[0].time - m.first_sent, 0.0) for m in once]
-        seconds = max(m.first_sent for m in self._messages) - begin + 1 / self._plan.rate
+        seconds = max((m.first_sent for m in self._messages), default=begin) - begin + 1 / self._plan.rate
         acks = self._acks
         count = len(self._messages)
         return Report(

@@ -1,6 +1,7 @@
 """The account of a load run catches every way in which a bot can fail."""
 
 import itertools
+import threading
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,15 @@ def test_repetitions_are_sent_and_answered_once(sim: Control) -> None:
     report = run(sim, plan=replace(PLAN, duplicates=0.2))
     assert report.ok, report.summary()
     assert report.requests == 120
+
+
+def test_a_run_that_is_stopped_accounts_for_what_was_sent(sim: Control) -> None:
+    with toy_bot(sim, good) as url:
+        endless = Load(replace(PLAN, duration=20), sim, url)
+        threading.Timer(1, endless.stop).start()
+        report = endless.run()
+    assert report.ok, report.summary()
+    assert 0 < report.messages < 1000
 
 
 def test_one_platform(sim: Control) -> None:

@@ -25,13 +25,20 @@ options:
   source: {description: Folder of the application., type: path, required: true}
   dest: {description: Folder for the archives., type: path, required: true}
   exclude: {description: Patterns of paths below O(source) to leave out., type: list, elements: str, default: []}
+  release:
+    description: Name of an earlier release to use as it lies in O(dest), instead of packing O(source). Empty packs.
+    type: str
+    default: ""
 author: [clawdbot-ops]
 """
 
 RETURN = r"""
 version: {description: Name of the release such as C(1.0.0-3f9d0c2a81b4)., type: str, returned: always}
-path: {description: Path of the archive., type: str, returned: always}
-requirements: {description: First 12 digits of the SHA-256 of requirements.txt., type: str, returned: always}
+path: {description: Path of the archive; empty if that of O(release) is not there., type: str, returned: always}
+requirements:
+  description: First 12 digits of the SHA-256 of requirements.txt; empty if the archive is not there.
+  type: str
+  returned: always
 """
 
 
@@ -60,6 +67,20 @@ def pack(source: Path, files: list[Path], folder: str) -> bytes:
     return gzip.compress(tar.getvalue(), mtime=0)
 
 
+def packed(archive: Path, release: str) -> tuple[str, str]:
+    """Path of an archive and the digest of its requirements.txt; both empty if it is not there."""
+    if not archive.exists():
+        return "", ""
+    with tarfile.open(archive) as tar:
+        requirements = tar.extractfile(f"{release}/requirements.txt")
+        return str(archive), digest_of(requirements.read() if requirements else b"")
+
+
+def digest_of(content: bytes) -> str:
+    """First 12 digits of the SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -67,16 +88,21 @@ def main() -> None:
             "source": {"type": "path", "required": True},
             "dest": {"type": "path", "required": True},
             "exclude": {"type": "list", "elements": "str", "default": []},
+            "release": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
+    release = module.params["release"]
+    if release:
+        path, requirements = packed(Path(module.params["dest"]) / f"clawdbot-{release}.tar.gz", release)
+        module.exit_json(changed=False, version=release, path=path, requirements=requirements)
     source = Path(module.params["source"])
     files = members(source, module.params["exclude"])
     if source / "app.py" not in files:
         module.fail_json(msg=f"{source} holds no app.py: clawdbot_source must name the folder of the application")
-    digest = hashlib.sha256(pack(source, files, "")).hexdigest()
+    digest = digest_of(pack(source, files, ""))
     found = re.search(r'__version__ = "([^"]+)"', (source / "clawdbot" / "__init__.py").read_text("utf-8"))
-    version = f"{found[1] if found else '0'}-{digest[:12]}"
+    version = f"{found[1] if found else '0'}-{digest}"
     archive = Path(module.params["dest"]) / f"clawdbot-{version}.tar.gz"
     changed = not archive.exists()
     if changed:
@@ -85,7 +111,7 @@ def main() -> None:
         partial = archive.with_suffix(".partial")
         partial.write_bytes(pack(source, files, version))
         partial.replace(archive)
-    requirements = hashlib.sha256((source / "requirements.txt").read_bytes()).hexdigest()[:12]
+    requirements = digest_of((source / "requirements.txt").read_bytes())
     module.exit_json(changed=changed, version=version, path=str(archive), requirements=requirements)
 
 
