@@ -143,7 +143,7 @@ def run_conversation(config: Config, control: Control, options: argparse.Namespa
 
 
 def run_load(control: Control, options: argparse.Namespace) -> int:
-    """Print the report as one line of JSON and, on stderr, one for people; 0 when all is well. SIGTERM stops sending."""
+    """Print the report as one line of JSON and, on stderr, one for people; 0 when all is well. SIGTERM ends it."""
     plan = Plan(
         rate=options.rate,
         duration=options.duration,

@@ -1,4 +1,4 @@
-"""The life of an installation under load from outside, in one story: each test goes on where the one before has ended."""
+"""The life of an installation under load: one story, in which each test goes on where the last one ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import testinfra
@@ -21,7 +20,9 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 
 ROOT = Path(__file__).resolve().parents[3]
 PREFIX = "lifecycle-"
-RATE = 50
+# Messages a second; the platforms take 16 and 20 answers a second. Most come twice, which makes 50 requests a second.
+RATE = 28
+TWICE = 0.8
 # Each user stays below the bot's limit of 60 messages a minute.
 CONVERSATIONS = 100
 MEMBERS = "/etc/nginx/clawdbot_members.conf"
@@ -94,10 +95,9 @@ class Site:
         )
 
     @contextmanager
-    def load(self) -> Iterator[dict[str, Any]]:
+    def load(self) -> Iterator[None]:
         """Signed load from outside as long as the block lasts; afterwards nothing of it may have failed."""
         host = self.hosts["outside"]
-        report: dict[str, Any] = {}
         run = subprocess.Popen(
             [
                 *["ssh", "-i", host["ansible_private_key_file"], "-o", "StrictHostKeyChecking=no"],
@@ -105,7 +105,7 @@ class Site:
                 f"{host['ansible_user']}@{host['ansible_host']}",
                 "sudo systemd-run --quiet --collect --pipe --wait --unit=load --working-directory=/opt/simulator"
                 " python3 -m clawdbot_simulator load --config config.json --duration 600 --settle 90"
-                f" --rate {RATE} --conversations {CONVERSATIONS} --callback-base http://{self.hosts['lb1']['ansible_host']}",
+                f" --rate {RATE} --duplicates {TWICE} --conversations {CONVERSATIONS} --callback-base http://{self.hosts['lb1']['ansible_host']}",
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -113,14 +113,13 @@ class Site:
         )
         try:
             time.sleep(3)  # a few messages before anything happens
-            yield report
+            yield
             time.sleep(1)
         finally:
             self.on("outside").run("sudo systemctl kill --signal=TERM load.service")
             said, complaint = run.communicate(timeout=300)
         print(complaint)
-        report.update(json.loads(said))
-        assert report["ok"], complaint
+        assert json.loads(said)["ok"], complaint
 
     def members(self) -> list[str]:
         """Names of those that get requests."""
@@ -140,9 +139,7 @@ class Site:
 def site(request: pytest.FixtureRequest) -> Site:
     """The installation with its two first nodes."""
     runner = AnsibleRunner(request.config.getoption("--ansible-inventory"))
-    site = Site(runner, Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "lifecycle")
-    site.nodes("app1", "app2")
-    return site
+    return Site(runner, Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "lifecycle")
 
 
 @pytest.fixture(scope="session")
@@ -162,6 +159,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str]
 
 
 def test_mistakes_are_refused_with_the_way_out(site: Site) -> None:
+    site.nodes("app1", "app2")
     assert "Name the node: -e node=NAME" in site.refuse("playbooks/remove_node.yml")
     assert "app9 is no node" in site.refuse("playbooks/add_node.yml", "-e", "node=app9")
     assert "did you mean clawdbot_release?" in site.refuse("playbooks/rollback.yml", "-e", "clawdbot_relase=1")
@@ -182,7 +180,7 @@ def test_a_third_node_joins_under_load(site: Site) -> None:
         seconds = time.monotonic() - begin
         time.sleep(3)
     print(f"first run {first_run:.0f} s, one node more {seconds:.0f} s")
-    assert site.callbacks("app3") > RATE / 3
+    assert site.callbacks("app3") > 10
     assert seconds <= first_run / 3
 
 
@@ -261,7 +259,7 @@ def test_a_fourth_node_joins_by_the_inventory_alone(site: Site) -> None:
         site.play("site.yml")
         time.sleep(3)
     assert len(site.releases("app1", "app2", "app3", "app4")) == 1
-    assert site.callbacks("app4") > RATE / 4
+    assert site.callbacks("app4") > 10
 
 
 def test_two_nodes_leave_one_of_them_dead(site: Site) -> None:
