@@ -71,7 +71,7 @@ logs: .venv/.done ## show the newest lines of the bot's logs on every sandbox no
 
 # --- Test ----------------------------------------------------------------------------------------
 .PHONY: test
-test: ## everything: lint, unit tests, every Molecule scenario
+test: ## lint, unit tests, every Molecule scenario but the long one
 	@$(call say,Lint and unit tests while the images are built: about five minutes)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target setup unit lint
 	@$(MAKE) --no-print-directory molecule
@@ -106,7 +106,7 @@ unit-app: app/.venv/.done
 	cd app && .venv/bin/python -m pytest --cov --cov-report=term:skip-covered
 
 .PHONY: molecule
-molecule: setup ## every Molecule scenario, or one with ROLE=nginx
+molecule: setup ## every Molecule scenario but the long one, or one with ROLE=nginx
 	@$(call say,Molecule: $(or $(ROLE),all scenarios))
 	$(if $(ROLE),molecule test -s $(ROLE),@molecule/run.sh)
 
@@ -136,7 +136,8 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 	bench/monitoring.sh
 
 .PHONY: soak
-soak: app/.venv/.done ## the long runs: chaos and fuzzing; their figures are kept in docs/engine.md
+soak: setup app/.venv/.done ## the long runs: a cluster's life under load, chaos; figures in docs/lifecycle.md and docs/engine.md
+	molecule test -s lifecycle
 	@sandbox/bootstrap.sh packages nodejs redis-tools
 	cd app && .venv/bin/python -m pytest -m soak
 

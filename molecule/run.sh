@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every Molecule scenario, two at a time: a scenario mostly waits for its hosts, and each has hosts of its own.
+# Runs every Molecule scenario but `lifecycle`, which takes half an hour and belongs to `make soak`; two at a time: a scenario
+# mostly waits for its hosts, and each has hosts of its own.
 # Output goes to .cache/molecule/SCENARIO.log; that of a scenario that failed is shown. One that failed is run once more on
 # new hosts, because these tests kill, ban and time real daemons on a machine that may be busy; the second try is announced,
 # and its log stands beside the first. Exit status 1 if one failed twice.
@@ -25,10 +26,10 @@ export -f run
 
 # The long ones first, so that none of them runs alone at the end.
 mapfile -t scenarios < <(
-    printf '%s\n' lifecycle ssh site backup alerts monitoring harden loadbalancer loadbalancer-tls
+    printf '%s\n' ssh site backup alerts monitoring harden loadbalancer loadbalancer-tls
     find molecule -mindepth 2 -maxdepth 2 -name molecule.yml -printf '%h\n' | sed 's,molecule/,,' | sort
 )
-mapfile -t scenarios < <(printf '%s\n' "${scenarios[@]}" | awk '!seen[$0]++')
+mapfile -t scenarios < <(printf '%s\n' "${scenarios[@]}" | awk '$0 != "lifecycle" && !seen[$0]++')
 
 rm -f "$logs/failed"
 # Key and network are shared by all; made once, before anybody competes for them.
