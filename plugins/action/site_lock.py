@@ -26,6 +26,7 @@ set -eu
 umask 077
 exec 9<>"$1"
 flock 9
+# A new note is empty, and read fails at its end.
 IFS='|' read -r holder until who <&9 || true
 now=$(date +%s)
 case $2 in

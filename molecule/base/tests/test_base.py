@@ -11,6 +11,13 @@ SHARED = Path(__file__).parents[2] / "shared"
 MIRROR = "http://127.0.0.1:3142/deb.debian.org/debian"
 
 
+def prepare(host: Host, *options: str) -> subprocess.CompletedProcess[str]:
+    """Runs what the first stages of site.yml do for this host."""
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    command = ["ansible-playbook", "--inventory", inventory, "--limit", host.backend.get_hostname(), *options]
+    return subprocess.run([*command, str(SHARED / "prepare.yml")], capture_output=True, text=True, check=False)
+
+
 def test_only_security_updates_are_installed_unattended(host: Host) -> None:
     dump = host.check_output("apt-config dump")
     origins = [line for line in dump.splitlines() if "Origins-Pattern::" in line]
@@ -76,10 +83,9 @@ def test_packages_come_from_the_company_mirror_only(host: Host) -> None:
         "base_pip_index=https://pypi.example/simple",
         "base_npm_registry=https://npm.example",
     ]
-    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name]
-    command += [word for variable in variables for word in ("--extra-vars", variable)]
+    options = [word for variable in variables for word in ("--extra-vars", variable)]
     for changed in ("changed=2", "changed=0"):
-        run = subprocess.run([*command, str(SHARED / "prepare.yml")], capture_output=True, text=True, check=False)
+        run = prepare(host, *options)
         assert run.returncode == 0, run.stdout[-3000:]
         assert changed in run.stdout.rpartition(name)[2], run.stdout[-3000:]
     sources = host.check_output("apt-get indextargets --format '$(SITE)'").split()
@@ -94,15 +100,13 @@ def test_packages_come_from_the_company_mirror_only(host: Host) -> None:
 
 
 def test_new_server_is_left_alone_until_cloud_init_is_done(host: Host) -> None:
-    name = host.backend.get_hostname()
     stub = '#!/bin/sh\n[ "$*" = "status --wait" ] && touch /run/asked && exit {code}\necho the disk is too small\n'
-    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name]
     outcomes = []
     for code in (0, 2, 1):
         host.check_output(
             "printf %s | sudo tee /usr/bin/cloud-init; sudo chmod 755 /usr/bin/cloud-init", stub.format(code=code)
         )
-        run = subprocess.run([*command, str(SHARED / "prepare.yml")], capture_output=True, text=True, check=False)
+        run = prepare(host)
         assert host.file("/run/asked").exists, run.stdout[-3000:]
         outcomes.append(run.returncode == 0)
     host.check_output("sudo rm /usr/bin/cloud-init /run/asked")
@@ -111,7 +115,6 @@ def test_new_server_is_left_alone_until_cloud_init_is_done(host: Host) -> None:
 
 
 def test_installation_that_was_cut_off_is_finished(host: Host) -> None:
-    name = host.backend.get_hostname()
     # The machine dies between unpacking and configuring: dpkg says so, and apt refuses to do anything.
     host.check_output(
         "sudo sh -c 'apt-get install -y --download-only hello && dpkg --unpack /var/cache/apt/archives/hello_*.deb'"
@@ -120,8 +123,7 @@ def test_installation_that_was_cut_off_is_finished(host: Host) -> None:
         "sudo sh -c 'sed -n \"/^Package: hello$/,/^$/p\" /var/lib/dpkg/status > /var/lib/dpkg/updates/0000'"
     )
     assert "dpkg was interrupted" in host.run("sudo apt-get install -y hello").stderr
-    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name]
-    run = subprocess.run([*command, str(SHARED / "prepare.yml")], capture_output=True, text=True, check=False)
+    run = prepare(host)
     assert run.returncode == 0, run.stdout[-3000:]
     assert host.package("hello").is_installed
     assert host.run("sudo apt-get install -y hello").rc == 0

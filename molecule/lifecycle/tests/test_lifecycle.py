@@ -132,6 +132,7 @@ class Site:
 
     def callbacks(self, name: str) -> int:
         """Number of callbacks that a node has answered."""
+        # grep says 0 and fails when there is none.
         return int(self.on(name).check_output("sudo grep -c /callback /opt/clawdbot/logs/access.log || true"))
 
 
