@@ -397,7 +397,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         log_dir=Path(env.text("CLAWDBOT_LOG_DIR", "give a directory", default="/opt/clawdbot/logs")),
         log_socket=env.text("CLAWDBOT_LOG_SOCKET", "give the socket's path", default=""),
         port=env.number("CLAWDBOT_PORT", 18789, 1, 65535),
-        web_workers=env.number("CLAWDBOT_WEB_WORKERS", 2, 1, 64),
+        web_workers=env.number("CLAWDBOT_WEB_WORKERS", 3, 1, 64),
         web_threads=env.number("CLAWDBOT_WEB_THREADS", 8, 1, 256),
         worker_concurrency=env.number("CLAWDBOT_WORKER_CONCURRENCY", 16, 1, 256),
         lease_seconds=env.number("CLAWDBOT_LEASE_SECONDS", 30, 1, 3600),

@@ -12,6 +12,8 @@ MARKDOWN = re.compile(r"(^#{1,6} |^\s*[-*+] |^\s*\d+\. |\*\*|```|`[^`]+`|\[[^\]]
 
 def clean(text: str) -> str:
     """Replace what cannot be written as UTF-8 (lone surrogates), drop NUL, strip."""
+    if text.isascii() and "\0" not in text:
+        return text.strip()
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "").strip()
 
 

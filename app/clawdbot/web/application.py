@@ -23,8 +23,6 @@ from clawdbot.web import callbacks, observe
 
 log = logging.getLogger(__name__)
 
-# The greatest callback is a Feishu text of 150 KB, encrypted and in Base64.
-MAX_BODY = 1024 * 1024
 # DingTalk waits 2.5 s for an answer; Redis gets less than half of it, twice.
 REDIS_SECONDS = 1.0
 PLATFORMS = ("dingtalk", "feishu")
@@ -44,7 +42,7 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     intake = Intake(queue, patience=2 * REDIS_SECONDS)
     platforms = factory.platforms(settings, client, factory.cache(settings, client), Http())
     app = Flask("clawdbot", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_CONTENT_LENGTH"] = callbacks.MAX_BODY
     # Exactly one hop; gunicorn accepts these headers from the load balancers' addresses only.
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=0)  # type: ignore[method-assign]  # Flask's way
     observe.install(app)

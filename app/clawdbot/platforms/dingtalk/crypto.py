@@ -33,7 +33,7 @@ def robot_sign(secret: str, timestamp: str) -> str:
         secret: app secret, or the group robot's SEC... secret.
         timestamp: Unix time in milliseconds, as text.
     """
-    digest = hmac.new(secret.encode(), f"{timestamp}\n{secret}".encode(), hashlib.sha256).digest()
+    digest = hmac.digest(secret.encode(), f"{timestamp}\n{secret}".encode(), "sha256")
     return base64.b64encode(digest).decode()
 
 
