@@ -136,8 +136,9 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 	bench/monitoring.sh
 
 .PHONY: soak
-soak: setup app/.venv/.done ## the long runs: a cluster's life under load, chaos; figures in docs/lifecycle.md and docs/engine.md
+soak: setup app/.venv/.done ## the long runs: a cluster's life under load, one server under load, chaos; figures in docs/lifecycle.md and docs/engine.md
 	molecule test -s lifecycle
+	SINGLE_SECONDS=600 molecule test -s single
 	@sandbox/bootstrap.sh packages nodejs redis-tools
 	cd app && .venv/bin/python -m pytest -m soak
 

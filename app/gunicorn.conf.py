@@ -8,6 +8,7 @@ import tempfile
 from clawdbot import config as _config  # gunicorn reads this module's names as settings, and `config` is one
 from clawdbot import logs, metrics_folder
 from gunicorn.glogging import Logger
+from gunicorn.workers import gthread as _gthread
 
 if metrics_folder.VARIABLE not in os.environ:
     # The workers' metrics still have to be added up; the worker service's are then not among them.
@@ -29,6 +30,9 @@ timeout = 30
 graceful_timeout = 30
 # Longer than Nginx keeps idle upstream connections, so that it never sends into a closing one.
 keepalive = 75
+# While a worker that stops waits for kept-alive connections nobody else is accepted, by default two seconds long, and
+# DingTalk waits 2.5 s. Nginx repeats a request whose idle connection was closed.
+_gthread.STOP_KEEPALIVE_LINGER = 0.2  # type: ignore[attr-defined]  # the type stubs are older
 backlog = 2048
 forwarded_allow_ips = _settings.forwarded_allow_ips
 # ~64 KB of header lines at most; platforms send a few hundred bytes.

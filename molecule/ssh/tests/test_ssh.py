@@ -70,7 +70,7 @@ def play(port: int, kill_before: str = "", **variables: Any) -> subprocess.Compl
     values = json.dumps({"site_ssh_port": port, **variables})
     command = ["ansible-playbook", "--inventory", INVENTORY, "--tags", "ssh", "--extra-vars", values]
     environment = os.environ | {
-        "ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callback_plugins"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO.parent / "shared/callback_plugins"),
         "ANSIBLE_CALLBACKS_ENABLED": "kill_before",
         "KILL_BEFORE": kill_before or "0:",
         "ANSIBLE_FORCE_COLOR": "false",

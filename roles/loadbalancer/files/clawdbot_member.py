@@ -4,7 +4,7 @@
 Usage: clawdbot-member NAME down|up [--drain SECONDS]
 
 "down" returns when no request is in flight to the member any more; if that takes longer than SECONDS it says so and
-exits 1. The last member in service is kept: requests would have nowhere else to go. "up" puts back what "down" took
+exits 75. The last member in service is kept: requests would have nowhere else to go. "up" puts back what "down" took
 out, never a member that the inventory declares down. A name that is no member is no error: a new node is not known here
 before it is ready. Prints what it did. The next rendering of the file puts every member back.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import os
 import pwd
 import re
 import socket
@@ -71,7 +72,7 @@ def switch(name: str, state: str, drain: float) -> int:
         return applied.returncode
     if state == "down" and (waiting := in_flight(member["address"], member["port"])):
         print(f"{name} takes no new requests, but {waiting} are in flight after {drain:g} s", file=sys.stderr)
-        return 1
+        return os.EX_TEMPFAIL
     print(f"{applied.stdout.strip() or 'unchanged'}: {name} is {state}")
     return 0
 

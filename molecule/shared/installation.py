@@ -1,0 +1,169 @@
+"""An installation as its operator sees it: an inventory, playbooks, hosts, and a world that writes to the bot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import testinfra
+import yaml
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+ROOT = Path(__file__).resolve().parents[2]
+# Messages a second; the platforms take 16 and 20 answers a second. Most come twice, which makes 50 requests a second.
+RATE = 28
+TWICE = 0.8
+# Each user stays below the bot's limit of 60 messages a minute.
+CONVERSATIONS = 100
+LONGEST_LOAD = 1200
+MEMBERS = "/etc/nginx/clawdbot_members.conf"
+
+
+class Installation:
+    """The hosts of a scenario, called by their names without the scenario's, with an inventory that can be edited.
+
+    The inventory's group ``internet`` has the host that plays the rest of the world.
+    """
+
+    def __init__(self, inventory: str, groups: Mapping[str, Sequence[str]]) -> None:
+        """Takes the hosts of ``inventory``, Molecule's, into an inventory of its own that has ``groups``."""
+        self.prefix = os.environ["MOLECULE_SCENARIO_NAME"] + "-"
+        runner = AnsibleRunner(inventory)
+        self.hosts = {
+            name.removeprefix(self.prefix): {
+                key: value
+                for key, value in runner.get_variables(name).items()
+                if key in ("ansible_host", "ansible_user", "ansible_private_key_file")
+            }
+            for name in runner.get_hosts("all")
+        }
+        self.groups = dict(groups)
+        self.outside, self.balancer = groups["internet"][0], groups["loadbalancer"][0]
+        self.folder = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "installation"
+        self.folder.mkdir(exist_ok=True)
+        if not (self.folder / "group_vars").exists():
+            (self.folder / "group_vars").symlink_to(ROOT / "inventories/sandbox/group_vars")
+        self._write()
+
+    def nodes(self, *names: str) -> None:
+        """Edits the inventory: these are the nodes."""
+        self.groups["clawdbot"] = names
+        self._write()
+
+    def _write(self) -> None:
+        children = {
+            group: {"hosts": {self.prefix + name: self.hosts[name] for name in names}}
+            for group, names in self.groups.items()
+        }
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": children}}))
+
+    def begin(self, playbook: str, *options: str, kill_before: str = "") -> subprocess.Popen[str]:
+        """Starts a playbook; ``kill_before`` is ``occurrence:task`` before which the controller dies."""
+        killer = {
+            "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "molecule/shared/callback_plugins"),
+            "ANSIBLE_CALLBACKS_ENABLED": "kill_before",
+            "KILL_BEFORE": kill_before,
+        }
+        return subprocess.Popen(
+            ["ansible-playbook", "-i", str(self.folder), playbook, *options],
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"} | (killer if kill_before else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def play(self, playbook: str, *options: str) -> str:
+        """Runs a playbook that succeeds; returns what it said."""
+        run = self.begin(playbook, *options)
+        said, _ = run.communicate(timeout=900)
+        assert run.returncode == 0, said[-6000:]
+        return said
+
+    def refuse(self, playbook: str, *options: str) -> str:
+        """Runs a playbook that fails; returns what it said, in one line."""
+        run = self.begin(playbook, *options)
+        said, _ = run.communicate(timeout=900)
+        assert run.returncode != 0, said[-6000:]
+        return " ".join(said.split())
+
+    def on(self, name: str, port: int = 2222) -> Host:
+        """A connection to a host."""
+        host = self.hosts[name]
+        return testinfra.get_host(
+            f"ssh://{host['ansible_user']}@{host['ansible_host']}:{22 if name == self.outside else port}",
+            ssh_identity_file=host["ansible_private_key_file"],
+            ssh_extra_args="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+        )
+
+    @contextmanager
+    def load(self) -> Iterator[list[str]]:
+        """Signed load from outside as long as the block lasts; afterwards nothing of it may have failed.
+
+        Yields:
+            a list that gets a summary when the load is over.
+        """
+        summary: list[str] = []
+        host, balancer = self.hosts[self.outside], self.hosts[self.balancer]
+        run = subprocess.Popen(
+            [
+                *["ssh", "-i", host["ansible_private_key_file"], "-o", "StrictHostKeyChecking=no"],
+                *["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"],
+                f"{host['ansible_user']}@{host['ansible_host']}",
+                "sudo systemd-run --quiet --collect --pipe --wait --unit=load --working-directory=/opt/simulator"
+                f" python3 -m clawdbot_simulator load --config config.json --settle 90 --duration {LONGEST_LOAD}"
+                f" --rate {RATE} --duplicates {TWICE} --conversations {CONVERSATIONS}"
+                f" --callback-base http://{balancer['ansible_host']}",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            time.sleep(3)  # a few messages before anything happens
+            yield summary
+            time.sleep(1)
+        finally:
+            self.on(self.outside).run("sudo systemctl kill --signal=TERM load.service")
+            said, complaint = run.communicate(timeout=300)
+        summary.append(complaint.strip())
+        assert json.loads(said)["ok"], complaint
+
+    def members(self) -> list[str]:
+        """Names of those that get requests."""
+        lines = self.on(self.balancer).check_output(f"sudo cat {MEMBERS}").splitlines()
+        serving = (line for line in lines if line.startswith("server ") and " down;" not in line)
+        return [line.split("# " + self.prefix)[1] for line in serving]
+
+    def releases(self, *names: str) -> set[str]:
+        """Releases that run on these nodes."""
+        return {self.on(name).check_output("basename $(readlink /opt/clawdbot/current)") for name in names}
+
+    def callbacks(self, name: str) -> int:
+        """Number of callbacks that a node has answered."""
+        # grep says 0 and fails when there is none.
+        return int(self.on(name).check_output("sudo grep -c /callback /opt/clawdbot/logs/access.log || true"))
+
+
+def application(folder: Path, version: str, epilogue: str = "") -> str:
+    """Makes a version of the application in ``folder``, ``epilogue`` being put behind app.py.
+
+    Returns:
+        the option of ansible-playbook that deploys it.
+    """
+    source = folder / version
+    shutil.copytree(ROOT / "app", source, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
+    init = source / "clawdbot/__init__.py"
+    init.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', init.read_text()))
+    entry = source / "app.py"
+    entry.write_text(entry.read_text() + epilogue)
+    return f"-eclawdbot_source={source}"

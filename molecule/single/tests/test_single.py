@@ -1,0 +1,125 @@
+"""One server of the smallest kind does everything: under load, through updates, and without much memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from installation import ROOT, Installation, application
+from testinfra.host import Host
+
+GROUPS = ("loadbalancer", "clawdbot", "redis", "monitoring")
+# How long the load is held; `make soak` holds it for ten minutes.
+SECONDS = float(os.environ.get("SINGLE_SECONDS", "60"))
+MOST_RESIDENT_MB = 1536
+# Adds up what the processes of a unit have in memory; pages that they share are counted for each of them.
+RESIDENT = r"""
+for process in /proc/[0-9]*; do
+    memory=$(awk '/^VmRSS/ { print $2 }' $process/status 2>/dev/null)
+    unit=$(grep -o '[^/]*\.\(service\|scope\)' $process/cgroup 2>/dev/null | tail -n 1)
+    echo ${unit:-other} ${memory:-0}
+done | awk '{ sum[$1] += $2 } END { for (unit in sum) print unit, sum[unit] }'
+"""
+# Asks the bot itself, again and again; the balancer would forgive a refusal.
+ASK = """
+import json, signal, time, urllib.request
+said = {"answered": 0, "failed": []}
+signal.signal(signal.SIGTERM, lambda *_: exit(print(json.dumps(said))))
+while True:
+    try:
+        urllib.request.urlopen("http://127.0.0.1:18789/health", timeout=30).read()
+        said["answered"] += 1
+    except OSError as error:
+        said["failed"].append(str(error))
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture(scope="session")
+def site(request: pytest.FixtureRequest) -> Installation:
+    """The installation."""
+    inventory = request.config.getoption("--ansible-inventory")
+    return Installation(inventory, {key: ["bot1"] for key in GROUPS} | {"internet": ["outside"]})
+
+
+@pytest.fixture
+def server(site: Installation) -> Host:
+    """The server."""
+    return site.on("bot1")
+
+
+def resident_mb(server: Host) -> dict[str, float]:
+    """Resident memory of each unit."""
+    lines = server.check_output("sudo sh -c %s", RESIDENT).splitlines()
+    return {unit: int(kilobytes) / 1024 for unit, kilobytes in (line.split() for line in lines)}
+
+
+@contextmanager
+def nobody_refused(server: Host) -> Iterator[None]:
+    """While the block lasts, every request to the bot itself is answered."""
+    server.check_output(
+        "sudo systemd-run --quiet --unit=ask --property=StandardOutput=truncate:/run/ask python3 -c %s", ASK
+    )
+    try:
+        time.sleep(1)
+        yield
+    finally:
+        server.check_output("sudo systemctl stop ask.service")
+    said = json.loads(server.check_output("sudo cat /run/ask"))
+    assert said["failed"] == []
+    assert said["answered"] > 20
+
+
+def test_it_is_the_inventory_for_one_server(site: Installation) -> None:
+    inventory = yaml.safe_load((ROOT / "inventories/single/hosts.yml").read_text())
+    assert {group: list(of["hosts"]) for group, of in inventory["all"]["children"].items()} == {
+        group: list(site.groups[group]) for group in GROUPS
+    }
+
+
+def test_the_server_is_a_small_one(server: Host) -> None:
+    greedy = "sudo systemd-run --quiet --wait --collect python3 -c 'b\"x\" * (5 << 30)'"
+    assert server.check_output(f"if {greedy}; then echo 5 GB were there to be taken; fi") == ""
+
+
+def test_it_carries_the_load_in_little_memory(
+    site: Installation, server: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[dict[str, float]] = []
+    with site.load() as summary:
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            found.append(resident_mb(server))
+            time.sleep(5)
+    most = max(found, key=lambda units: sum(units.values()))
+    with capsys.disabled():
+        print(f"\n{SECONDS:.0f} s of load: {summary[0]}\nresident at most:")
+        for unit, megabytes in sorted(most.items(), key=lambda each: -each[1]):
+            print(f"{megabytes:8.0f} MB  {unit}")
+        print(f"{sum(most.values()):8.0f} MB  in all")
+    assert sum(most.values()) < MOST_RESIDENT_MB
+
+
+def test_an_update_and_the_way_back_refuse_nobody(site: Installation, server: Host, tmp_path: Path) -> None:
+    (first,) = site.releases("bot1")
+    with site.load(), nobody_refused(server):
+        site.play("playbooks/deploy.yml", application(tmp_path, "8.0.1"))
+        (second,) = site.releases("bot1")
+        site.play("playbooks/rollback.yml")
+    assert second.startswith("8.0.1-")
+    assert site.releases("bot1") == {first}
+
+
+def test_a_release_that_is_never_ready_goes_back(site: Installation, server: Host, tmp_path: Path) -> None:
+    first = site.releases("bot1")
+    broken = '\napp.view_functions["ready"] = lambda: ("not yet", 503)\n'
+    with site.load(), nobody_refused(server):
+        said = site.refuse("playbooks/deploy.yml", application(tmp_path, "8.0.2", broken))
+    assert "release 8.0.2" in said
+    assert site.releases("bot1") == first
