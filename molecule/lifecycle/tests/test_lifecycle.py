@@ -25,6 +25,7 @@ RATE = 28
 TWICE = 0.8
 # Each user stays below the bot's limit of 60 messages a minute.
 CONVERSATIONS = 100
+DOCKER = "-eclawdbot_runtime=docker"
 MEMBERS = "/etc/nginx/clawdbot_members.conf"
 
 
@@ -289,3 +290,38 @@ def test_the_outcome_is_that_of_the_inventory(site: Site) -> None:
     said = site.play("site.yml")
     changed = dict(re.findall(rf"^{PREFIX}(\w+).*changed=(\d+)", said, re.MULTILINE))
     assert changed == dict.fromkeys(["lb1", "app1", "app2", "redis1"], "0")
+
+
+def test_the_nodes_change_to_containers_and_take_a_new_version(
+    site: Site, application: Callable[[str, str], str]
+) -> None:
+    with site.load():
+        site.play("playbooks/deploy.yml", DOCKER, application("8.1.0", ""))
+    (release,) = site.releases("app1", "app2")
+    assert release.startswith("8.1.0-")
+    assert site.members() == ["app1", "app2"]
+    images = {
+        site.on(name).check_output("sudo docker ps --no-trunc --format '{{.Image}}'") for name in ("app1", "app2")
+    }
+    assert images == {f"clawdbot:{release}\nclawdbot:{release}"}
+
+
+def test_a_new_version_is_rolled_out_over_containers(site: Site, application: Callable[[str, str], str]) -> None:
+    with site.load():
+        site.play("playbooks/deploy.yml", DOCKER, application("8.1.1", ""))
+        broken = '\napp.view_functions["ready"] = lambda: ("not yet", 503)\n'
+        said = site.refuse("playbooks/deploy.yml", DOCKER, application("8.1.2", broken))
+    assert f"{PREFIX}app1: release 8.1.2" in said
+    assert "serves 8.1.1" in said
+    (release,) = site.releases("app1", "app2")
+    assert release.startswith("8.1.1-")
+
+
+def test_containers_go_back_to_the_release_before_and_to_the_other_runtime(site: Site) -> None:
+    with site.load():
+        site.play("playbooks/rollback.yml", DOCKER)
+        (release,) = site.releases("app1", "app2")
+        assert release.startswith("8.1.0-")
+        site.play("playbooks/deploy.yml")
+    assert site.on("app1").check_output("sudo docker ps --quiet") == ""
+    assert site.members() == ["app1", "app2"]
