@@ -24,6 +24,7 @@ def test_the_socket_arrives_readiness_is_told_and_the_process_is_the_commands(ro
     systemd.settimeout(10)
     script = str(root / "roles/clawdbot/files/clawdbot_listener.py")
     door = str(tmp_path / "door")
+    socket.socket(socket.AF_UNIX).bind(door)  # left behind by an earlier one
     run = subprocess.Popen(
         # As systemd does: the socket is descriptor 3.
         [

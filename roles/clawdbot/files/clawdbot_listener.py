@@ -9,6 +9,7 @@ sees its end and sends it the signals; what is left here waits for the program b
 import os
 import socket
 import sys
+from pathlib import Path
 
 LISTENER = 3  # the first file that systemd passes
 
@@ -26,9 +27,10 @@ def hand_over(door: socket.socket) -> None:
 def main() -> None:
     """Open the door, leave a process behind it, and become COMMAND."""
     path, command = sys.argv[1], sys.argv[2:]
+    Path(path).unlink(missing_ok=True)  # systemd only removes it as long as the unit is the one that it was made for
     door = socket.socket(socket.AF_UNIX)
     door.bind(path)
-    os.chmod(path, 0o660)  # noqa: PTH101  # for the group of this service, which is the program's
+    Path(path).chmod(0o660)  # for the group of this service, which is the program's
     door.listen(1)
     # A grandchild is nobody's: systemd collects it, COMMAND does not have to.
     if os.fork() == 0:
