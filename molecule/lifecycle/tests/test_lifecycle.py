@@ -295,6 +295,7 @@ def test_the_outcome_is_that_of_the_inventory(site: Site) -> None:
 def test_the_nodes_change_to_containers_and_take_a_new_version(
     site: Site, application: Callable[[str, str], str]
 ) -> None:
+    site.nodes("app1", "app2")
     with site.load():
         site.play("playbooks/deploy.yml", DOCKER, application("8.1.0", ""))
     (release,) = site.releases("app1", "app2")
