@@ -123,25 +123,17 @@ def test_a_killed_engine_costs_nothing_for_good(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("knock")
-def test_the_runtime_changes_and_goes_back_without_a_refused_connection(host: Host, tmp_path: Path) -> None:
+def test_a_broken_change_of_the_runtime_goes_back_without_a_refused_connection(host: Host, tmp_path: Path) -> None:
     if NAMES[1] not in host.backend.get_pytest_id():
-        pytest.skip("once is enough")
+        pytest.skip("once is enough; changes that succeed are part of scenario lifecycle")
     before = host.check_output("readlink /opt/clawdbot/current")
-
     source = tmp_path / "app"
     shutil.copytree(ROOT / "app", source, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
     (source / "app.py").write_text("raise RuntimeError\n")
-    broken = play("-eclawdbot_runtime=systemd", f"-eclawdbot_source={source}")
-    assert broken.returncode != 0
-    assert f"serves {before.rsplit('/', 1)[1]} again" in " ".join(broken.stdout.split()), broken.stdout[-3000:]
+    done = play("-eclawdbot_runtime=systemd", f"-eclawdbot_source={source}")
+    assert done.returncode != 0
+    assert f"serves {before.rsplit('/', 1)[1]} again" in " ".join(done.stdout.split()), done.stdout[-3000:]
     wait_until_ready(host)
     assert len(containers(host)) == 2
     assert host.check_output("readlink /opt/clawdbot/current") == before
     host.check_output("sudo clawdbot check")
-
-    for runtime, running in (("systemd", 0), ("docker", 2)):
-        done = play(f"-eclawdbot_runtime={runtime}")
-        assert done.returncode == 0, done.stdout[-3000:]
-        wait_until_ready(host)
-        assert len(containers(host)) == running
-        host.check_output("sudo clawdbot check")

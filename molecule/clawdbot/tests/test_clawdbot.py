@@ -91,6 +91,11 @@ def test_the_command_line_reads_the_same_configuration(host: Host) -> None:
     assert "Traceback" not in host.check_output("sudo clawdbot queue")
 
 
+def test_init_env_restarts_the_bot(host: Host) -> None:
+    said = host.check_output(f"sudo sh -c 'cd {HOME} && ./init_env.sh --model-type echo --port 18789'")
+    assert "the bot answers: curl http://localhost:18789/health" in said
+
+
 @pytest.mark.parametrize("unit", ["clawdbot.service", "clawdbot-worker.service"])
 def test_units_are_confined(host: Host, unit: str) -> None:
     said = host.check_output(f"systemd-analyze security --no-pager {unit} | tail -n 1")
