@@ -54,11 +54,13 @@ home=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 config=$home/config logs=$home/logs run=$home/run
 managed=no
 [ ! -f "$config/service.env" ] || managed=yes
+container=no
+[ "$managed" = no ] || ! grep -qx 'CLAWDBOT_RUNTIME=docker' "$config/service.env" || container=yes
 
 command -v python3 >/dev/null || fail "python3 is missing; run: apt install python3 python3-venv"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$(python3 --version) is too old; the bot needs Python 3.11 or newer, as Debian 12 has it"
-command -v node >/dev/null || fail "Node.js is missing, it reads config/feishu.js; run: apt install nodejs"
+[ "$container" = yes ] || command -v node >/dev/null || fail "Node.js is missing, it reads config/feishu.js; run: apt install nodejs"
 
 # The virtual environment, made anew only when the lock has changed.
 python=$app/venv/bin/python
@@ -72,7 +74,15 @@ if [ "$managed" = no ]; then
         printf '%s\n' "$lock" >"$app/venv/.lock"
     fi
 fi
-[ -x "$python" ] || fail "$python is missing; run the Ansible playbook again"
+bot() { "$python" -m clawdbot "$@"; }
+if [ "$container" = yes ]; then
+    image=clawdbot:${app##*/}
+    docker image inspect "$image" >/dev/null || fail "the image $image is missing; run the Ansible playbook again"
+    mapfile -t names < <(sed -n 's/^\([A-Z_]*\)=.*/--env=\1/p' "$config/service.env" "$config/clawdbot.env")
+    bot() { docker run --rm --pull never --network host --user 0 "${names[@]}" --volume "$config:$config" "$image" python -m clawdbot "$@"; }
+else
+    [ -x "$python" ] || fail "$python is missing; run the Ansible playbook again"
+fi
 cd "$app"
 
 load() {
@@ -90,19 +100,19 @@ if [ "$managed" = yes ] && [ -n "$port" ]; then
     [ "$port" = "$known" ] || fail "Ansible set port $known up; change clawdbot_port in the inventory and run site.yml"
     port=''
 fi
-"$python" -m clawdbot init --config-dir "$config" --model-type "$model_type" --port "$port"
+bot init --config-dir "$config" --model-type "$model_type" --port "$port"
 load
 mkdir -p "$logs"
-"$python" -m clawdbot check --start || fail "mend what is named above and run this again"
+bot check --start || fail "mend what is named above and run this again"
 if [ "$start" = no ]; then
     exit 0
 fi
 
 if [ "$managed" = yes ]; then
     say "restarting clawdbot.service and clawdbot-worker.service"
-    systemctl restart clawdbot.service clawdbot-worker.service || fail "see: journalctl -u clawdbot -u clawdbot-worker"
+    /usr/local/sbin/clawdbot-restart || fail "see: journalctl -u clawdbot -u clawdbot-worker"
 else
-    "$python" -m clawdbot queue >/dev/null ||
+    bot queue >/dev/null ||
         fail "the bot keeps its queue in Redis; run: apt install redis-server, or correct $config/cache.yaml"
     mkdir -p "$run/metrics"
     export PROMETHEUS_MULTIPROC_DIR=$run/metrics RUNTIME_DIRECTORY=$run
@@ -127,7 +137,7 @@ fi
 
 url=http://127.0.0.1:$CLAWDBOT_PORT/health
 answer() {
-    "$python" -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=2).read().decode().strip())' "$url" 2>/dev/null
+    python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=2).read().decode().strip())' "$url" 2>/dev/null
 }
 for _ in $(seq 60); do
     if [ "$(answer)" = '{"status":"healthy"}' ]; then

@@ -26,7 +26,7 @@ export -f run
 
 # The long ones first, so that none of them runs alone at the end.
 mapfile -t scenarios < <(
-    printf '%s\n' ssh site single backup alerts monitoring harden loadbalancer loadbalancer-tls
+    printf '%s\n' ssh site single backup alerts monitoring clawdbot-docker harden loadbalancer loadbalancer-tls
     find molecule -mindepth 2 -maxdepth 2 -name molecule.yml -printf '%h\n' | sed 's,molecule/,,' | sort
 )
 mapfile -t scenarios < <(printf '%s\n' "${scenarios[@]}" | awk '$0 != "lifecycle" && !seen[$0]++')

@@ -1,4 +1,7 @@
-"""The bot on one node: it serves, keeps its secrets, loses no log line and comes back after a kill."""
+"""The bot on one node: it serves, keeps its secrets, loses no log line and comes back after a kill.
+
+Scenario `clawdbot-docker` runs these tests as well: the promises do not depend on what the services run.
+"""
 
 import json
 import time
@@ -19,6 +22,15 @@ for number in range({LINES}):
     handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "rotation %d" % number, None, None))
     if number % 50 == 0:
         time.sleep(0.05)
+"""
+
+# Connects without a pause until the bot has been restarted; a connection that is refused or cut ends it.
+KNOCK = """
+import subprocess, urllib.request
+restart, answers = subprocess.Popen(["sudo", "systemctl", "restart", "clawdbot.service"]), 0
+while restart.poll() is None or answers < 50:
+    urllib.request.urlopen("http://127.0.0.1:18789/health", timeout=30).read()
+    answers += 1
 """
 
 
@@ -79,6 +91,11 @@ def test_the_command_line_reads_the_same_configuration(host: Host) -> None:
     assert "Traceback" not in host.check_output("sudo clawdbot queue")
 
 
+def test_init_env_restarts_the_bot(host: Host) -> None:
+    said = host.check_output(f"sudo sh -c 'cd {HOME} && ./init_env.sh --model-type echo --port 18789'")
+    assert "the bot answers: curl http://localhost:18789/health" in said
+
+
 @pytest.mark.parametrize("unit", ["clawdbot.service", "clawdbot-worker.service"])
 def test_units_are_confined(host: Host, unit: str) -> None:
     said = host.check_output(f"systemd-analyze security --no-pager {unit} | tail -n 1")
@@ -98,10 +115,17 @@ def test_a_killed_process_comes_back_by_itself(host: Host, unit: str) -> None:
     assert host.check_output(f"systemctl show -P MainPID {unit}") not in ("0", before)
 
 
+def test_a_restart_refuses_no_connection(host: Host) -> None:
+    for _ in range(3):
+        host.check_output(f"python3 -c '{KNOCK}'")
+
+
 def test_rotation_under_writes_loses_and_doubles_no_line(host: Host) -> None:
     host.check_output(f"sudo rm -f {HOME}/logs/model_api.log.*")
-    as_bot = "sudo setpriv --reuid=clawdbot --regid=clawdbot --clear-groups"
-    writer = f"cd {HOME}/current && {as_bot} venv/bin/python -c '{WRITER}'"
+    as_bot = "sudo setpriv --reuid=clawdbot --regid=clawdbot --clear-groups venv/bin/python"
+    if host.run("sudo docker inspect clawdbot-worker").rc == 0:
+        as_bot = "sudo docker exec clawdbot-worker python"
+    writer = f"cd {HOME}/current && {as_bot} -c '{WRITER}'"
     rotate = "for i in 1 2 3 4 5 6 7; do sleep 1; sudo logrotate --force /etc/logrotate.d/clawdbot; done"
     host.check_output(f"({writer}) & {rotate}; wait; sleep 1")
 

@@ -13,6 +13,7 @@ from installation import Installation, application
 
 # Molecule's scenario name and "-", with which the names of all hosts begin.
 PREFIX = "lifecycle-"
+DOCKER = "-eclawdbot_runtime=docker"
 
 
 @pytest.fixture(scope="session")
@@ -150,3 +151,34 @@ def test_the_outcome_is_that_of_the_inventory(site: Installation) -> None:
     said = site.play("site.yml")
     changed = dict(re.findall(rf"^{PREFIX}(\w+).*changed=(\d+)", said, re.MULTILINE))
     assert changed == dict.fromkeys(["lb1", "app1", "app2", "redis1"], "0")
+
+
+def test_the_nodes_change_to_containers_and_take_a_new_version(site: Installation, tmp_path: Path) -> None:
+    site.nodes("app1", "app2")
+    with site.load():
+        site.play("playbooks/deploy.yml", DOCKER, application(tmp_path, "8.1.0"))
+    all_run(site, "8.1.0", "app1", "app2")
+    (release,) = site.releases("app1", "app2")
+    images = {
+        site.on(name).check_output("sudo docker ps --no-trunc --format '{{.Image}}'") for name in ("app1", "app2")
+    }
+    assert images == {f"clawdbot:{release}\nclawdbot:{release}"}
+
+
+def test_a_new_version_is_rolled_out_over_containers(site: Installation, tmp_path: Path) -> None:
+    with site.load():
+        site.play("playbooks/deploy.yml", DOCKER, application(tmp_path, "8.1.1"))
+        broken = '\napp.view_functions["ready"] = lambda: ("not yet", 503)\n'
+        said = site.refuse("playbooks/deploy.yml", DOCKER, application(tmp_path, "8.1.2", broken))
+    assert f"{PREFIX}app1: release 8.1.2" in said
+    assert "serves 8.1.1" in said
+    all_run(site, "8.1.1", "app1", "app2")
+
+
+def test_containers_go_back_to_the_release_before_and_to_the_other_runtime(site: Installation) -> None:
+    with site.load():
+        site.play("playbooks/rollback.yml", DOCKER)
+        all_run(site, "8.1.0", "app1", "app2")
+        site.play("playbooks/deploy.yml")
+    assert site.on("app1").check_output("sudo docker ps --quiet") == ""
+    assert site.members() == ["app1", "app2"]

@@ -25,6 +25,10 @@ options:
   source: {description: Folder of the application., type: path, required: true}
   dest: {description: Folder for the archives., type: path, required: true}
   exclude: {description: Patterns of paths below O(source) to leave out., type: list, elements: str, default: []}
+  files:
+    description: More files for the archive, by name; they win over those of O(source).
+    type: dict
+    default: {}
   release:
     description: Name of an earlier release to use as it lies in O(dest), instead of packing O(source). Empty packs.
     type: str
@@ -53,8 +57,8 @@ def members(source: Path, exclude: list[str]) -> list[Path]:
     return found
 
 
-def pack(source: Path, files: list[Path], folder: str) -> bytes:
-    """The archive: sorted members below ``folder``, owned by root, without times."""
+def pack(source: Path, files: list[Path], more: dict[str, str], folder: str) -> bytes:
+    """The archive: sorted members below ``folder``, then ``more``, owned by root, without times."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in files:
@@ -63,6 +67,10 @@ def pack(source: Path, files: list[Path], folder: str) -> bytes:
             member.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
             with path.open("rb") as content:
                 archive.addfile(member, content)
+        for name, text in sorted(more.items()):
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
         archive.addfile(tarfile.TarInfo(f"{folder}/.complete"))
     return gzip.compress(tar.getvalue(), mtime=0)
 
@@ -88,6 +96,7 @@ def main() -> None:
             "source": {"type": "path", "required": True},
             "dest": {"type": "path", "required": True},
             "exclude": {"type": "list", "elements": "str", "default": []},
+            "files": {"type": "dict", "default": {}},
             "release": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -97,10 +106,11 @@ def main() -> None:
         path, requirements = packed(Path(module.params["dest"]) / f"clawdbot-{release}.tar.gz", release)
         module.exit_json(changed=False, version=release, path=path, requirements=requirements)
     source = Path(module.params["source"])
-    files = members(source, module.params["exclude"])
+    more = module.params["files"]
+    files = [path for path in members(source, module.params["exclude"]) if str(path.relative_to(source)) not in more]
     if source / "app.py" not in files:
         module.fail_json(msg=f"{source} holds no app.py: clawdbot_source must name the folder of the application")
-    digest = digest_of(pack(source, files, ""))
+    digest = digest_of(pack(source, files, more, ""))
     found = re.search(r'__version__ = "([^"]+)"', (source / "clawdbot" / "__init__.py").read_text("utf-8"))
     version = f"{found[1] if found else '0'}-{digest}"
     archive = Path(module.params["dest"]) / f"clawdbot-{version}.tar.gz"
@@ -109,7 +119,7 @@ def main() -> None:
         # In check mode too: nothing but a cache on the controller is written, and the nodes' preview needs the name.
         archive.parent.mkdir(parents=True, exist_ok=True)
         partial = archive.with_suffix(".partial")
-        partial.write_bytes(pack(source, files, version))
+        partial.write_bytes(pack(source, files, more, version))
         partial.replace(archive)
     requirements = digest_of((source / "requirements.txt").read_bytes())
     module.exit_json(changed=changed, version=version, path=str(archive), requirements=requirements)
