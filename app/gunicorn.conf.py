@@ -23,8 +23,7 @@ bind = f"0.0.0.0:{_settings.port}"
 _host = socket.socket(socket.AF_UNIX)
 if "CLAWDBOT_LISTENER" in os.environ:
     _host.connect(os.environ["CLAWDBOT_LISTENER"])
-    _, (_listener,), _, _ = socket.recv_fds(_host, 16, 1)
-    bind = f"fd://{_listener}"
+    bind = f"fd://{socket.recv_fds(_host, 16, 1)[1][0]}"
 
 
 def when_ready(_: object) -> None:
