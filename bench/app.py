@@ -229,7 +229,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=7, help="the two routes take turns; medians count")
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=32, help="Nginx keeps as many open")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, running(Path(name)) as bot:
         return report(options, bot)

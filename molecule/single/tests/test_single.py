@@ -16,7 +16,7 @@ from testinfra.host import Host
 
 GROUPS = ("loadbalancer", "clawdbot", "redis", "monitoring")
 # How long the load is held; `make soak` holds it for ten minutes.
-SECONDS = float(os.environ.get("SINGLE_SECONDS", "60"))
+SECONDS = float(os.environ.get("SINGLE_SECONDS", "30"))
 MOST_RESIDENT_MB = 1536
 # Adds up what the processes of a unit have in memory; pages that they share are counted for each of them.
 RESIDENT = r"""
