@@ -282,7 +282,7 @@ def test_drain_tells_when_it_takes_too_long(host: Host, balancer: str) -> None:
     time.sleep(0.5)
     with host.sudo():
         said = host.run("clawdbot-member loadbalancer-app1 down --drain 1")
-        assert said.rc == 1
+        assert said.rc == 75
         assert "loadbalancer-app1 takes no new requests, but 1 are in flight" in said.stderr
         for each in thread:
             each.join()
