@@ -74,7 +74,9 @@ def test_nothing_is_promised_without_redis(settings: Settings) -> None:
 
 def test_unknown_pages_and_methods(bot: Bot) -> None:
     assert (bot.web.get("/nothing").status_code, bot.web.get("/nothing").json) == (404, {"error": "Not Found"})
-    assert bot.web.get("/api/dingtalk/callback").status_code == 405
+    response = bot.web.get("/api/dingtalk/callback")
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+    assert bot.web.get("/api/feishu/callback/").status_code == 404
 
 
 def test_bug_is_a_500_without_details(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +84,9 @@ def test_bug_is_a_500_without_details(bot: Bot, monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("secret inside")
 
     monkeypatch.setattr(Queue, "accept_command", fail)
-    response = bot.robot(dingtalk_body())
-    assert (response.status_code, response.json) == (500, {"error": "Internal Server Error"})
+    monkeypatch.setattr(metrics, "page", fail)
+    for response in (bot.robot(dingtalk_body()), bot.web.get("/metrics")):
+        assert (response.status_code, response.json) == (500, {"error": "Internal Server Error"})
 
 
 def test_metrics_of_the_alerts(bot: Bot) -> None:

@@ -1,4 +1,4 @@
-"""The Flask application: health, readiness, metrics, the two callbacks and the receiver of alerts."""
+"""The Flask application: health, readiness, metrics and the receiver of alerts, behind the callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from clawdbot.config import Settings
 from clawdbot.engine.intake import Intake
 from clawdbot.engine.queue import Queue, now_ms
 from clawdbot.http import Http
-from clawdbot.platforms.base import Platform
 from clawdbot.store import connect, key
 from clawdbot.web import callbacks, observe
 
@@ -42,33 +41,28 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     intake = Intake(queue, patience=2 * REDIS_SECONDS)
     platforms = factory.platforms(settings, client, factory.cache(settings, client), Http())
     app = Flask("clawdbot", static_folder=None)
+    # The callbacks do not come this far and count for themselves.
     app.config["MAX_CONTENT_LENGTH"] = callbacks.MAX_BODY
     # Exactly one hop; gunicorn accepts these headers from the load balancers' addresses only.
-    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=0)  # type: ignore[method-assign]  # Flask's way
+    inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), intake, clock)
+    app.wsgi_app = ProxyFix(inner, x_for=1, x_proto=1, x_host=0)  # type: ignore[method-assign]  # Flask's way
     observe.install(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
     _add_pages(app, settings, queue)
     for name in PLATFORMS:
-        app.add_url_rule(
-            f"/api/{name}/callback",
-            endpoint=f"{name}_callback",
-            view_func=_callback(name, platforms.get(name), intake, clock),
-            methods=["POST"],
-        )
+        if name not in platforms:
+            app.add_url_rule(callbacks.path(name), endpoint=f"{name}_callback", view_func=_off(name), methods=["POST"])
     alerts.install(app, alerts.Config.load(os.environ), settings, client)
     return app
 
 
-def _callback(name: str, platform: Platform | None, intake: Intake, clock: Callable[[], int]) -> Callable[[], Response]:
-    if platform is None:
+def _off(name: str) -> Callable[[], Response]:
+    def off() -> Response:
+        observe.note(result="switched_off")
+        return _json({"error": f"{name} is not configured; run: python -m clawdbot check"}, 404)
 
-        def off() -> Response:
-            observe.note(result="switched_off")
-            return _json({"error": f"{name} is not configured; run: python -m clawdbot check"}, 404)
-
-        return off
-    return callbacks.view(platform, intake, clock)
+    return off
 
 
 def _add_pages(app: Flask, settings: Settings, queue: Queue) -> None:

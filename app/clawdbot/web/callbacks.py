@@ -1,74 +1,110 @@
-"""One view for both platforms: verify, queue, answer at once."""
+"""The callbacks of both platforms: verify, queue, answer at once.
+
+They are a WSGI application of their own in front of Flask's: its contexts, routing and response objects took longer
+than verifying and queueing a message.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import redis
-from flask import Response, request
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.datastructures import EnvironHeaders
+from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.wrappers import Request
 
 from clawdbot import metrics
 from clawdbot.engine.intake import Intake
 from clawdbot.errors import Refusal
-from clawdbot.platforms.base import CallbackRequest, Platform, Received
+from clawdbot.platforms.base import CallbackRequest, Platform
 from clawdbot.web import observe
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
 # The greatest callback is a Feishu text of 150 KB, encrypted and in Base64.
 MAX_BODY = 1024 * 1024
-PUBLIC = {400: "malformed", 401: "not authentic"}
+# What a caller hears of a refusal; the reason is in the log.
+PUBLIC = {400: "malformed", 401: "not authentic", 405: "Method Not Allowed", 413: "Request Entity Too Large"}
+STATUS = {code: f"{code} {name}" for code, name in HTTP_STATUS_CODES.items()}
 
 
-def view(platform: Platform, intake: Intake, clock: Callable[[], int]) -> Callable[[], Response]:
-    """Return the callback's view function.
+def path(platform: str) -> str:
+    """Return where the callbacks of ``platform`` arrive."""
+    return f"/api/{platform}/callback"
+
+
+class Callbacks:
+    """WSGI application that answers the platforms' callbacks and leaves every other request to another one.
 
     200: accepted, seen before, or authentic and of no interest. 400: malformed. 401: not authentic; why is in the
-    log and not in the answer. 413: too large. 503: Redis cannot take the message, nothing was accepted.
+    log and not in the answer. 405: not a POST. 413: too large. 503: Redis cannot take the message, nothing was
+    accepted.
     """
 
-    def callback() -> Response:
+    def __init__(
+        self, others: WSGIApplication, platforms: Iterable[Platform], intake: Intake, clock: Callable[[], int]
+    ) -> None:
+        """Serve ``platforms`` with ``intake``; ``clock`` returns Unix time in milliseconds."""
+        self._others = others
+        self._platforms = {path(platform.name): platform for platform in platforms}
+        self._intake = intake
+        self._clock = clock
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request, see PEP 3333."""
+        platform = self._platforms.get(environ["PATH_INFO"])
+        if platform is None:
+            return self._others(environ, start_response)
+        started = time.perf_counter()
         fields: dict[str, str] = {}
+        status, reply = self._answer(platform, environ, fields)
+        metrics.CALLBACKS.labels(platform.name, fields["result"]).inc()
+        body = json.dumps(reply).encode()
+        observe.answered(f"{platform.name}_callback", environ, status, len(body), started, fields)
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        start_response(STATUS[status], headers if status != 405 else [*headers, ("Allow", "POST")])
+        return [body]
+
+    def _answer(
+        self, platform: Platform, environ: WSGIEnvironment, fields: dict[str, str]
+    ) -> tuple[int, Mapping[str, object]]:
+        """Status and body; what belongs into the access line is added to ``fields``."""
         try:
-            received = platform.receive(_request(clock()))
+            received = platform.receive(_request(environ, self._clock()))
             if received.note:
                 fields["note"] = received.note
+            fields["result"] = "ignored"
             if received.message:
                 fields["message"] = received.message.id
-            return _answer(platform, _accept(received, intake), received.reply, 200, fields)
+                fields["result"] = self._intake.accept(received.message, received.replay_guard)
+                if fields["result"] == "replay":
+                    raise Refusal(401, "replayed_signature")
         except Refusal as refusal:
-            return _answer(platform, refusal.reason, {"error": PUBLIC[refusal.status]}, refusal.status, fields)
+            fields["result"] = refusal.reason
+            return refusal.status, {"error": PUBLIC[refusal.status]}
         except redis.RedisError as error:
+            fields["result"] = "unavailable"
             log.error("a callback could not be queued", extra={"fields": {"error": type(error).__name__}})
-            return _answer(platform, "unavailable", {"error": "try again"}, 503, fields)
+            return 503, {"error": "try again"}
+        except Exception:
+            fields["result"] = "failed"
+            log.exception("a request failed")
+            return 500, {"error": "Internal Server Error"}
+        return 200, received.reply
 
-    return callback
 
-
-def _request(now_ms: int) -> CallbackRequest:
-    # gunicorn's stream ends where the body ends; werkzeug's guard around it costs more than the check of a signature.
-    body = request.environ["wsgi.input"].read(MAX_BODY + 1)
+def _request(environ: WSGIEnvironment, now_ms: int) -> CallbackRequest:
+    if environ["REQUEST_METHOD"] != "POST":
+        raise Refusal(405, "not_a_post")
+    body = environ["wsgi.input"].read(MAX_BODY + 1)
     if len(body) > MAX_BODY:
-        raise RequestEntityTooLarge
-    query = request.args if request.query_string else {}
-    return CallbackRequest(request.headers.get, query, body, now_ms)
-
-
-def _accept(received: Received, intake: Intake) -> str:
-    if received.message is None:
-        return "ignored"
-    result = intake.accept(received.message, received.replay_guard)
-    if result == "replay":
-        raise Refusal(401, "replayed_signature")
-    return result
-
-
-def _answer(
-    platform: Platform, result: str, body: Mapping[str, object], status: int, fields: dict[str, str]
-) -> Response:
-    metrics.CALLBACKS.labels(platform.name, result).inc()
-    observe.note(result=result, **fields)
-    return Response(json.dumps(body), status, mimetype="application/json")
+        raise Refusal(413, "too_large")
+    query = Request(environ).args if environ.get("QUERY_STRING") else {}
+    return CallbackRequest(EnvironHeaders(environ).get, query, body, now_ms)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, g, request
 
 from clawdbot import metrics
 from clawdbot.logs import access_log
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 UNKNOWN = "unknown"
 LONGEST_PATH = 200
 
 
 def note(**fields: Any) -> None:
-    """Add fields to the access line of the current request."""
+    """Add fields to the access line of the current request of Flask's."""
     g.setdefault("fields", {}).update(fields)
 
 
@@ -25,24 +29,42 @@ def install(app: Flask) -> None:
     app.after_request(_end)
 
 
+def answered(
+    endpoint: str, environ: WSGIEnvironment, status: int, size: int, started: float, fields: Mapping[str, Any]
+) -> None:
+    """Count a request and write its access line.
+
+    Args:
+        endpoint: name of the time series.
+        environ: the request.
+        status: HTTP status of the answer.
+        size: bytes of the answer's body.
+        started: `time.perf_counter` at the beginning, in seconds.
+        fields: what else the access line shall say.
+    """
+    seconds = time.perf_counter() - started
+    metrics.HTTP_SECONDS.labels(endpoint).observe(seconds)
+    metrics.HTTP_REQUESTS.labels(endpoint, status).inc()
+    line = {
+        "client": environ.get("REMOTE_ADDR"),
+        "method": environ["REQUEST_METHOD"][:16],
+        # PEP 3333 gives the bytes of the path as Latin-1.
+        "path": environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")[:LONGEST_PATH],
+        "status": status,
+        "bytes": size,
+        "ms": round(seconds * 1000, 1),
+        **fields,
+    }
+    access_log.info("", extra={"fields": line})
+
+
 def _begin() -> None:
     g.started = time.perf_counter()
 
 
 def _end(response: Response) -> Response:
-    seconds = time.perf_counter() - g.get("started", time.perf_counter())
     # An unknown path must not make a new time series.
     endpoint = request.endpoint or UNKNOWN
-    metrics.HTTP_SECONDS.labels(endpoint).observe(seconds)
-    metrics.HTTP_REQUESTS.labels(endpoint, response.status_code).inc()
-    fields = {
-        "client": request.remote_addr,
-        "method": request.method[:16],
-        "path": request.path[:LONGEST_PATH],
-        "status": response.status_code,
-        "bytes": response.content_length,
-        "ms": round(seconds * 1000, 1),
-        **g.get("fields", {}),
-    }
-    access_log.info("", extra={"fields": fields})
+    size, started = response.content_length or 0, g.get("started", time.perf_counter())
+    answered(endpoint, request.environ, response.status_code, size, started, g.get("fields", {}))
     return response
