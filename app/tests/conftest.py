@@ -116,6 +116,22 @@ def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
         yield found
 
 
+@pytest.fixture(autouse=True)
+def _no_connection_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what a test's clients of Redis opened: left to the garbage collector, another test gets the warning."""
+    pools: list[redis.ConnectionPool] = []
+    create = redis.ConnectionPool.__init__
+
+    def remember(self: redis.ConnectionPool, *args: Any, **kwargs: Any) -> None:
+        create(self, *args, **kwargs)
+        pools.append(self)
+
+    monkeypatch.setattr(redis.ConnectionPool, "__init__", remember)
+    yield
+    for pool in pools:
+        pool.disconnect()
+
+
 @dataclasses.dataclass
 class Reply:
     """What the scripted server answers: JSON unless it is bytes."""
