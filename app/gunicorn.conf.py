@@ -20,18 +20,16 @@ metrics_folder.use("web", os.environ)
 _settings = _config.load(os.environ)
 
 bind = f"0.0.0.0:{_settings.port}"
-# A container inherits no socket: it fetches systemd's through this Unix socket, and says there when it is ready.
-_host = socket.socket(socket.AF_UNIX)
 if "CLAWDBOT_LISTENER" in os.environ:
+    # A container inherits no socket: it fetches systemd's through this Unix socket, and says there when it is ready.
+    _host = socket.socket(socket.AF_UNIX)
     _host.connect(os.environ["CLAWDBOT_LISTENER"])
     bind = f"fd://{socket.recv_fds(_host, 16, 1)[1][0]}"
 
-
-def when_ready(_: object) -> None:
-    """Tell the host, where there is one."""
-    if "CLAWDBOT_LISTENER" in os.environ:
+    def when_ready(_: object) -> None:
+        """Tell the host."""
         _host.sendall(b"ready")
-    _host.close()
+        _host.close()
 
 
 worker_class = "gthread"

@@ -25,6 +25,8 @@ TWICE = 0.8
 CONVERSATIONS = 100
 LONGEST_LOAD = 1200
 MEMBERS = "/etc/nginx/clawdbot_members.conf"
+# What makes a version of the application that starts and is never ready, see `application`.
+NEVER_READY = '\napp.view_functions["ready"] = lambda: ("not yet", 503)\n'
 
 
 class Installation:

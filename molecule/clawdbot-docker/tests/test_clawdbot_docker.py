@@ -2,25 +2,21 @@
 
 import os
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import testinfra
+from bot import nobody_refused, wait_until_ready
+from installation import ROOT, application
 from testinfra.host import Host
 
-ROOT = Path(__file__).resolve().parents[3]
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 NAMES = ("clawdbot-docker-debian12", "clawdbot-docker-debian13")
 
-# Connects without a pause; the first connection that is refused or cut ends it, and is said.
-KNOCK = """
-import urllib.request
-while True:
-    urllib.request.urlopen("http://127.0.0.1:18789/health", timeout=60).read()
-"""
+
+# A registry without accounts, in memory.
+REGISTRY = "version: 0.1\nstorage: {inmemory: {}}\nhttp: {addr: '127.0.0.1:5000'}\n"
 
 
 @pytest.fixture
@@ -30,20 +26,9 @@ def both() -> list[Host]:
 
 
 @pytest.fixture
-def knock(host: Host) -> Iterator[None]:
-    """Requests from the host itself as long as the test lasts; none may fail."""
-    host.check_output(f"sudo systemd-run --unit=knock python3 -c '{KNOCK}'")
-    yield
-    said = host.check_output("systemctl is-active knock.service || sudo journalctl --unit=knock --output=cat")
-    host.run("sudo systemctl stop knock.service; sudo systemctl reset-failed knock.service")
-    assert said.strip() == "active"
-
-
-def wait_until_ready(host: Host) -> None:
-    """Waits up to 30 s for bot and worker."""
-    ready = "python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:18789/ready\")' 2>/dev/null"
-    units = "systemctl is-active --quiet clawdbot.service clawdbot-worker.service"
-    host.check_output("timeout 30 sh -c %s", f"until {units} && {ready}; do sleep 0.3; done")
+def second(both: list[Host]) -> Host:
+    """The host for what is tried only once; changes that succeed are part of scenario lifecycle."""
+    return both[1]
 
 
 def containers(host: Host) -> list[str]:
@@ -109,10 +94,10 @@ def test_a_killed_client_leaves_no_second_container(host: Host) -> None:
     assert len(set(containers(host)) - set(before)) == 1
 
 
-@pytest.mark.usefixtures("knock")
 def test_the_engine_restarts_without_a_refused_connection(host: Host) -> None:
-    host.check_output("sudo systemctl restart docker.service")
-    wait_until_ready(host)
+    with nobody_refused(host):
+        host.check_output("sudo systemctl restart docker.service")
+        wait_until_ready(host)
     assert len(containers(host)) == 2
 
 
@@ -122,18 +107,41 @@ def test_a_killed_engine_costs_nothing_for_good(host: Host) -> None:
     assert len(containers(host)) == 2
 
 
-@pytest.mark.usefixtures("knock")
-def test_a_broken_change_of_the_runtime_goes_back_without_a_refused_connection(host: Host, tmp_path: Path) -> None:
-    if NAMES[1] not in host.backend.get_pytest_id():
-        pytest.skip("once is enough; changes that succeed are part of scenario lifecycle")
-    before = host.check_output("readlink /opt/clawdbot/current")
-    source = tmp_path / "app"
-    shutil.copytree(ROOT / "app", source, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
-    (source / "app.py").write_text("raise RuntimeError\n")
-    done = play("-eclawdbot_runtime=systemd", f"-eclawdbot_source={source}")
-    assert done.returncode != 0
-    assert f"serves {before.rsplit('/', 1)[1]} again" in " ".join(done.stdout.split()), done.stdout[-3000:]
-    wait_until_ready(host)
-    assert len(containers(host)) == 2
-    assert host.check_output("readlink /opt/clawdbot/current") == before
-    host.check_output("sudo clawdbot check")
+def test_a_broken_change_of_the_runtime_goes_back_without_a_refused_connection(second: Host, tmp_path: Path) -> None:
+    before = second.check_output("readlink /opt/clawdbot/current")
+    with nobody_refused(second):
+        done = play("-eclawdbot_runtime=systemd", application(tmp_path, "8.3.0", "raise RuntimeError\n"))
+        assert done.returncode != 0
+        assert f"serves {before.rsplit('/', 1)[1]} again" in " ".join(done.stdout.split()), done.stdout[-3000:]
+        wait_until_ready(second)
+    assert len(containers(second)) == 2
+    assert second.check_output("readlink /opt/clawdbot/current") == before
+    second.check_output("sudo clawdbot check")
+
+
+def test_an_image_of_a_registry_is_pulled(second: Host) -> None:
+    image, other = "127.0.0.1:5000/clawdbot:1", "127.0.0.1:5000/clawdbot:none"
+    before = second.check_output("basename $(readlink /opt/clawdbot/current)")
+    steps = (
+        "apt-get install --yes --quiet --no-install-recommends docker-registry",
+        "systemctl disable --quiet --now docker-registry.service",
+        "systemd-run --quiet --unit=registry docker-registry serve /run/registry.yml",
+        f"docker tag clawdbot:{before} {image}",
+        f"for try in 1 2 3 4 5; do docker push --quiet {image} && break; sleep 1; done",
+        f"docker image rm {image}",
+    )
+    second.check_output("printf %s | sudo tee /run/registry.yml", REGISTRY)
+    second.check_output("sudo sh -ec %s", "; ".join(steps))
+    refused = play(f"-eclawdbot_image={other}")
+    assert refused.returncode != 0
+    assert other in refused.stdout
+    assert second.check_output("basename $(readlink /opt/clawdbot/current)") == before
+
+    done = play(f"-eclawdbot_image={image}")
+    assert done.returncode == 0, done.stdout[-3000:]
+    after = second.check_output("basename $(readlink /opt/clawdbot/current)")
+    assert after != before
+    assert [line.split()[1] for line in containers(second)] == [f"clawdbot:{after}"] * 2
+    names = f"clawdbot:{before} clawdbot:{after}"
+    identifiers = second.check_output(f"sudo docker image inspect --format '{{{{.Id}}}}' {names}").splitlines()
+    assert identifiers[0] == identifiers[1]

@@ -7,6 +7,7 @@ import json
 import time
 
 import pytest
+from bot import nobody_refused, wait_until_ready
 from testinfra.host import Host
 
 HOME = "/opt/clawdbot"
@@ -24,29 +25,11 @@ for number in range({LINES}):
         time.sleep(0.05)
 """
 
-# Connects without a pause until the bot has been restarted; a connection that is refused or cut ends it.
-KNOCK = """
-import subprocess, urllib.request
-restart, answers = subprocess.Popen(["sudo", "systemctl", "restart", "clawdbot.service"]), 0
-while restart.poll() is None or answers < 50:
-    urllib.request.urlopen("http://127.0.0.1:18789/health", timeout=30).read()
-    answers += 1
-"""
-
 
 def get(host: Host, path: str) -> str:
     """Body of an answer of the bot."""
     program = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:18789{path}', timeout=5).read().decode())"
     return str(host.check_output(f'python3 -c "{program}"')).strip()
-
-
-def wait_until_ready(host: Host) -> None:
-    """Waits up to 20 s for the bot."""
-    for _ in range(40):
-        if host.run("python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:18789/ready')\"").rc == 0:
-            return
-        time.sleep(0.5)
-    pytest.fail("the bot did not become ready within 20 s")
 
 
 def test_health_is_exactly_what_is_promised(host: Host) -> None:
@@ -116,8 +99,10 @@ def test_a_killed_process_comes_back_by_itself(host: Host, unit: str) -> None:
 
 
 def test_a_restart_refuses_no_connection(host: Host) -> None:
-    for _ in range(3):
-        host.check_output(f"python3 -c '{KNOCK}'")
+    with nobody_refused(host):
+        for _ in range(3):
+            host.check_output("sudo systemctl restart clawdbot.service")
+    wait_until_ready(host)
 
 
 def test_rotation_under_writes_loses_and_doubles_no_line(host: Host) -> None:

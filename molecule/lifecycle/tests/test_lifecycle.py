@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from installation import Installation, application
+from installation import NEVER_READY, Installation, application
 
 # Molecule's scenario name and "-", with which the names of all hosts begin.
 PREFIX = "lifecycle-"
@@ -92,9 +92,8 @@ def test_a_new_version_is_rolled_out_over_three_nodes(site: Installation, tmp_pa
 
 
 def test_a_release_that_is_never_ready_stops_at_the_first_node(site: Installation, tmp_path: Path) -> None:
-    broken = '\napp.view_functions["ready"] = lambda: ("not yet", 503)\n'
     with site.load():
-        said = site.refuse("playbooks/deploy.yml", application(tmp_path, "8.0.2", broken))
+        said = site.refuse("playbooks/deploy.yml", application(tmp_path, "8.0.2", NEVER_READY))
     assert f"{PREFIX}app1: release 8.0.2" in said
     assert "serves 8.0.1" in said
     assert "app2: release 8.0.2" not in said
@@ -185,8 +184,7 @@ def test_the_nodes_change_to_containers_and_take_a_new_version(site: Installatio
 def test_a_new_version_is_rolled_out_over_containers(site: Installation, tmp_path: Path) -> None:
     with site.load():
         site.play("playbooks/deploy.yml", DOCKER, application(tmp_path, "8.1.1"))
-        broken = '\napp.view_functions["ready"] = lambda: ("not yet", 503)\n'
-        said = site.refuse("playbooks/deploy.yml", DOCKER, application(tmp_path, "8.1.2", broken))
+        said = site.refuse("playbooks/deploy.yml", DOCKER, application(tmp_path, "8.1.2", NEVER_READY))
     assert f"{PREFIX}app1: release 8.1.2" in said
     assert "serves 8.1.1" in said
     all_run(site, "8.1.1", "app1", "app2")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
-from installation import ROOT, Installation, application
+from bot import nobody_refused
+from installation import NEVER_READY, ROOT, Installation, application
 from testinfra.host import Host
 
 GROUPS = ("loadbalancer", "clawdbot", "redis", "monitoring")
@@ -25,19 +23,6 @@ for process in /proc/[0-9]*; do
     unit=$(grep -o '[^/]*\.\(service\|scope\)' $process/cgroup 2>/dev/null | tail -n 1)
     echo ${unit:-other} ${memory:-0}
 done | awk '{ sum[$1] += $2 } END { for (unit in sum) print unit, sum[unit] }'
-"""
-# Asks the bot itself, again and again; the balancer would forgive a refusal.
-ASK = """
-import json, signal, time, urllib.request
-said = {"answered": 0, "failed": []}
-signal.signal(signal.SIGTERM, lambda *_: exit(print(json.dumps(said))))
-while True:
-    try:
-        urllib.request.urlopen("http://127.0.0.1:18789/health", timeout=30).read()
-        said["answered"] += 1
-    except OSError as error:
-        said["failed"].append(str(error))
-    time.sleep(0.02)
 """
 
 
@@ -58,22 +43,6 @@ def resident_mb(server: Host) -> dict[str, float]:
     """Resident memory of each unit."""
     lines = server.check_output("sudo sh -c %s", RESIDENT).splitlines()
     return {unit: int(kilobytes) / 1024 for unit, kilobytes in (line.split() for line in lines)}
-
-
-@contextmanager
-def nobody_refused(server: Host) -> Iterator[None]:
-    """While the block lasts, every request to the bot itself is answered."""
-    server.check_output(
-        "sudo systemd-run --quiet --unit=ask --property=StandardOutput=truncate:/run/ask python3 -c %s", ASK
-    )
-    try:
-        time.sleep(1)
-        yield
-    finally:
-        server.check_output("sudo systemctl stop ask.service")
-    said = json.loads(server.check_output("sudo cat /run/ask"))
-    assert said["failed"] == []
-    assert said["answered"] > 20
 
 
 def test_it_is_the_inventory_for_one_server(site: Installation) -> None:
@@ -118,8 +87,7 @@ def test_an_update_and_the_way_back_refuse_nobody(site: Installation, server: Ho
 
 def test_a_release_that_is_never_ready_goes_back(site: Installation, server: Host, tmp_path: Path) -> None:
     first = site.releases("bot1")
-    broken = '\napp.view_functions["ready"] = lambda: ("not yet", 503)\n'
     with site.load(), nobody_refused(server):
-        said = site.refuse("playbooks/deploy.yml", application(tmp_path, "8.0.2", broken))
+        said = site.refuse("playbooks/deploy.yml", application(tmp_path, "8.0.2", NEVER_READY))
     assert "release 8.0.2" in said
     assert site.releases("bot1") == first

@@ -1,0 +1,47 @@
+"""A bot as its own host sees it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from testinfra.host import Host
+
+READY = "http://127.0.0.1:18789/ready"
+# Asks the bot itself, again and again; the balancer would forgive a refusal.
+ASK = """
+import json, signal, time, urllib.request
+said = {"answered": 0, "failed": []}
+signal.signal(signal.SIGTERM, lambda *_: exit(print(json.dumps(said))))
+while True:
+    try:
+        urllib.request.urlopen("http://127.0.0.1:18789/health", timeout=60).read()
+        said["answered"] += 1
+    except OSError as error:
+        said["failed"].append(str(error))
+    time.sleep(0.02)
+"""
+
+
+def wait_until_ready(host: Host) -> None:
+    """Waits up to 30 s for bot and worker."""
+    ready = f"python3 -c 'import urllib.request as u; u.urlopen(\"{READY}\")' 2>/dev/null"
+    units = "systemctl is-active --quiet clawdbot.service clawdbot-worker.service"
+    host.check_output("timeout 30 sh -c %s", f"until {units} && {ready}; do sleep 0.3; done")
+
+
+@contextmanager
+def nobody_refused(host: Host) -> Iterator[None]:
+    """While the block lasts, every request of the host to its own bot is answered."""
+    host.check_output(
+        "sudo systemd-run --quiet --unit=ask --property=StandardOutput=truncate:/run/ask python3 -c %s", ASK
+    )
+    try:
+        host.check_output("sleep 1")  # it has begun by then
+        yield
+    finally:
+        host.check_output("sudo systemctl stop ask.service")
+    said = json.loads(host.check_output("sudo cat /run/ask"))
+    assert said["failed"] == []
+    assert said["answered"] > 20
