@@ -1,4 +1,4 @@
-"""Filters that turn the inventory into addresses and firewall rules.
+"""Filters that turn the inventory into addresses, firewall rules and members of the upstream.
 
 They read inventory variables only, never facts, so that ``--limit`` and unreachable hosts change nothing.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ansible.module_utils.parsing.convert_bool import boolean
 
 HostVars = Mapping[str, Mapping[str, Any]]
 
@@ -75,6 +77,37 @@ def site_firewall(
     return rules
 
 
+def site_members(hosts: Iterable[str], hostvars: HostVars, port: int) -> list[dict[str, Any]]:
+    """Members for ``loadbalancer_members``.
+
+    Args:
+        hosts: names of the nodes.
+        hostvars: Ansible's ``hostvars``. Read are what `address` reads, and ``site_member_weight`` (integer, 1),
+            ``site_member_backup`` and ``site_member_down`` (booleans, false).
+        port: TCP port of the bot.
+
+    Returns:
+        One entry a host, in their order: name, address, port, weight, backup, down.
+
+    Raises:
+        TypeError, ValueError: a variable cannot be converted.
+    """
+    members = []
+    for host in hosts:
+        variables = hostvars[host]
+        members.append(
+            {
+                "name": host,
+                "address": address(host, hostvars),
+                "port": int(port),
+                "weight": int(variables.get("site_member_weight", 1)),
+                "backup": boolean(variables.get("site_member_backup", False)),
+                "down": boolean(variables.get("site_member_down", False)),
+            }
+        )
+    return members
+
+
 class FilterModule:
     """Entry point for Ansible."""
 
@@ -85,4 +118,5 @@ class FilterModule:
             "site_groups": site_groups,
             "site_hosts": site_hosts,
             "site_firewall": site_firewall,
+            "site_members": site_members,
         }
