@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Times site.yml on fresh sandbox hosts: the first run, the run with nothing to do, and where that one spends its time.
+"""Times site.yml on fresh sandbox hosts: the first run, the run with nothing to do, one node more, and where time goes.
 
-Makes the hosts of the default inventory anew, so what ran on them is gone; `make demo` builds it again.
+Makes the hosts of the default inventory anew and removes them, so what ran on them is gone; `make demo` builds it
+again. Exit status 1 if the second run changes something, or if one node more takes more than a third of a first run.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOWEST = 10
+MORE = "all: {children: {clawdbot: {hosts: {app3: {ansible_host: 10.213.7.23, sandbox_image: debian13}}}}}"
 PROFILE = {
     "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks",
     "PROFILE_TASKS_TASK_OUTPUT_LIMIT": str(SLOWEST),
@@ -50,27 +53,41 @@ def recap(output: str) -> dict[str, dict[str, int]]:
     return hosts
 
 
-def main() -> None:
+def slowest(output: str) -> None:
+    """Print what `profile_tasks` says."""
+    for line in output.splitlines():
+        if re.search(r"-{2,} *[\d.]+s$", line):
+            print(f"  {line}")
+
+
+def main() -> int:
     """Run and print."""
-    play("sandbox/down.yml", "-e", "sandbox_remove_images=false")
-    play("sandbox/up.yml")
-    play("sandbox/simulator.yml")
-    first, _ = play("site.yml")
-    again, output = play("site.yml", profile=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".yml") as more:
+        more.write(MORE)
+        more.flush()
+        one_more = ("-i", more.name)
+        play("sandbox/down.yml", *one_more, "-e", "sandbox_remove_images=false")
+        play("sandbox/up.yml")
+        play("sandbox/simulator.yml")
+        first, _ = play("site.yml")
+        again, output = play("site.yml", profile=True)
+        play("sandbox/up.yml", *one_more)
+        added, adding = play("playbooks/add_node.yml", *one_more, "-e", "node=app3", profile=True)
+        play("sandbox/down.yml", *one_more, "-e", "sandbox_remove_images=false")
     hosts = recap(output)
     changed = {host: counts["changed"] for host, counts in hosts.items() if counts["changed"]}
-    print(f"first run   {first:6.1f} s")
-    print(f"no-op run   {again:6.1f} s   ({first / again:.1f} times faster; changed: {changed or 'nothing'})")
+    print(f"first run      {first:6.1f} s")
+    print(f"no-op run      {again:6.1f} s   ({again / first:.2f} of the first; changed: {changed or 'nothing'})")
+    print(f"one node more  {added:6.1f} s   ({added / first:.2f} of the first)")
     print("tasks a host in the no-op run (ran / skipped):")
     for host, counts in hosts.items():
         print(f"  {host:12} {counts['ok']:4} / {counts['skipped']}")
     print(f"slowest {SLOWEST} tasks of the no-op run:")
-    for line in output.splitlines():
-        if re.search(r"-{2,} *[\d.]+s$", line):
-            print(f"  {line}")
-    if changed:
-        sys.exit("the second run changed something")
+    slowest(output)
+    print(f"slowest {SLOWEST} tasks of one node more:")
+    slowest(adding)
+    return 1 if changed or added > first / 3 else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -146,6 +146,17 @@ class Installation:
         serving = (line for line in lines if line.startswith("server ") and " down;" not in line)
         return [line.split("# " + self.prefix)[1] for line in serving]
 
+    def kill(self, name: str) -> None:
+        """Takes the power of a host away."""
+        subprocess.run(["docker", "kill", f"clawdbot-{self.prefix}{name}"], check=True, stdout=subprocess.DEVNULL)
+
+    def start(self, name: str) -> None:
+        """Gives it back, and waits until the host can be reached."""
+        container = f"clawdbot-{self.prefix}{name}"
+        subprocess.run(["docker", "start", container], check=True, stdout=subprocess.DEVNULL)
+        reachable = "until systemctl is-active --quiet ssh.service; do sleep 0.5; done 2>/dev/null"
+        subprocess.run(["docker", "exec", container, "sh", "-c", reachable], check=True, timeout=60)
+
     def releases(self, *names: str) -> set[str]:
         """Releases that run on these nodes."""
         return {self.on(name).check_output("basename $(readlink /opt/clawdbot/current)") for name in names}

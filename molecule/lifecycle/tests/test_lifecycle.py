@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
 from pathlib import Path
 
@@ -139,7 +138,7 @@ def test_a_fourth_node_joins_by_the_inventory_alone(site: Installation) -> None:
 
 def test_two_nodes_leave_one_of_them_dead(site: Installation) -> None:
     with site.load():
-        subprocess.run(["docker", "kill", f"clawdbot-{PREFIX}app3"], check=True, stdout=subprocess.DEVNULL)
+        site.kill("app3")
         site.play("playbooks/remove_node.yml", "-e", f"node={PREFIX}app3")
         site.nodes("app1", "app2", "app4")
         site.play("playbooks/remove_node.yml", "-e", f"node={PREFIX}app4")
@@ -149,7 +148,7 @@ def test_two_nodes_leave_one_of_them_dead(site: Installation) -> None:
 
 
 def test_two_nodes_join_and_leave_by_the_inventory_alone(site: Installation) -> None:
-    subprocess.run(["docker", "start", f"clawdbot-{PREFIX}app3"], check=True, stdout=subprocess.DEVNULL)
+    site.start("app3")
     before = {name: site.callbacks(name) for name in ("app3", "app4")}
     with site.load():
         site.nodes("app1", "app2", "app3", "app4")
