@@ -6,6 +6,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,16 +70,21 @@ def identifiers(module: AnsibleModule, owner: str, group: str) -> tuple[int, int
         return -1, -1
 
 
-def write(module: AnsibleModule, path: str, wanted: State) -> None:
+def write(path: str, wanted: State) -> None:
     """Replaces the file atomically; its folder is made where it is missing."""
     target = Path(path)
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    draft = Path(module.tmpdir) / target.name
-    draft.touch(mode=0o600)
-    draft.write_text(wanted.content, "utf-8")
-    os.chown(draft, wanted.owner, wanted.group)
-    draft.chmod(wanted.mode)
-    module.atomic_move(str(draft), path, keep_dest_attrs=False)
+    # Not AnsibleModule.atomic_move: for a moment it gives a new file to everybody to read, whatever the mode is to be.
+    number, draft = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".ansible", dir=target.parent)
+    try:
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            os.fchown(number, wanted.owner, wanted.group)
+            os.fchmod(number, wanted.mode)
+            file.write(wanted.content)
+        Path(draft).replace(target)
+    except BaseException:
+        Path(draft).unlink()
+        raise
 
 
 def main() -> None:
@@ -104,7 +110,7 @@ def main() -> None:
         headers = {"before_header": path, "after_header": path}
         diffs.append({"before": found.content if found else "", "after": wanted.content, **headers})
         if not module.check_mode:
-            write(module, path, wanted)
+            write(path, wanted)
     module.exit_json(
         changed=bool(diffs), paths=[diff["after_header"] for diff in diffs], diff=diffs if module._diff else []
     )
