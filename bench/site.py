@@ -2,7 +2,7 @@
 """Times site.yml on fresh sandbox hosts: the first run, the run with nothing to do, one node more, and where time goes.
 
 Makes the hosts of the default inventory anew and removes them, so what ran on them is gone; `make demo` builds it
-again. Exit status 1 if the second run changes something, or if one node more takes more than a third of a first run.
+again. Exit status 1 if the second run changes something.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> int:
     slowest(output)
     print(f"slowest {SLOWEST} tasks of one node more:")
     slowest(adding)
-    return 1 if changed or added > first / 3 else 0
+    return 1 if changed else 0
 
 
 if __name__ == "__main__":
