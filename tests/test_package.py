@@ -80,3 +80,25 @@ def test_every_product_wide_variable_in_the_plays_is_described() -> None:
     for path in [*ROOT.glob("playbooks/**/*.yml"), *ROOT.glob("playbooks/**/*.j2"), *ROOT.glob("plugins/filter/*.py")]:
         used = set(re.findall(r"\bsite_\w+", path.read_text("utf-8"))) - plugins - {"site_inventory", "site_services"}
         assert used <= set(options), f"{path.name}: {used - set(options)}"
+
+
+def variables_of_tasks(tasks: Any) -> set[str]:
+    """Names of the variables that tasks, and those in their blocks, set for themselves."""
+    names: set[str] = set()
+    for task in tasks or []:
+        names |= set(task.get("vars", {}))
+        for block in ("block", "rescue", "always"):
+            names |= variables_of_tasks(task.get(block))
+    return names
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_tasks_own_variables_hide_none_of_the_users(role: str) -> None:
+    """What the inventory says is templated late: a task's variable would also be seen by the user's expressions."""
+    for path in (ROOT / "roles" / role).glob("tasks/*.yml"):
+        foreign = {
+            name
+            for name in variables_of_tasks(load_yaml(path))
+            if not name.startswith((f"{role}_", f"__{role}_", "ansible_"))
+        }
+        assert not foreign, path
