@@ -45,7 +45,8 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     app.config["MAX_CONTENT_LENGTH"] = callbacks.MAX_BODY
     # Exactly one hop; gunicorn accepts these headers from the load balancers' addresses only.
     inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), intake, clock)
-    app.wsgi_app = ProxyFix(inner, x_for=1, x_proto=1, x_host=0)  # type: ignore[method-assign]  # Flask's way
+    # Flask's documentation adds middleware by replacing this attribute, which its types call a method.
+    app.wsgi_app = ProxyFix(inner, x_for=1, x_proto=1, x_host=0)  # type: ignore[method-assign]  # see above
     observe.install(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
