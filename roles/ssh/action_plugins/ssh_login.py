@@ -29,10 +29,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         timeout (int): seconds to wait for an answer on each port.
 
     Returns:
-        ``login`` {port, client, server, user, key, taken}: the port, the address of the
+        ``login`` {port, client, server, user, key, version, taken}: the port, the address of the
         controller as the host sees it, the host's own address, the user, the fingerprint of the
-        key (empty: unknown), and the program other than sshd that listens on the wanted port
-        (empty: none).
+        key (empty: unknown), the version of OpenSSH, and the program other than sshd that listens
+        on the wanted port (empty: none).
     """
 
     _VALID_ARGS = frozenset({"ports", "wanted", "fresh", "take_over", "timeout"})

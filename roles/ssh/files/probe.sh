@@ -29,4 +29,6 @@ user=${SUDO_USER:-$(id -un)}
 # The key this login was accepted with; the journal may have forgotten an old one.
 key=$(journalctl --quiet --identifier=sshd --identifier=sshd-session --output=cat --lines=1000 |
     sed -n "s/^Accepted publickey for $user from $2 port $3 .*\(SHA256:[^ ]*\)$/\1/p" | tail -n 1)
-printf '{"client": "%s", "server": "%s", "user": "%s", "key": "%s", "taken": "%s"}\n' "$2" "$4" "$user" "$key" "$holder"
+version=$(ssh -V 2>&1 | sed -n 's/^OpenSSH_\([0-9.]*\).*/\1/p')
+printf '{"client": "%s", "server": "%s", "user": "%s", "key": "%s", "version": "%s", "taken": "%s"}\n' \
+    "$2" "$4" "$user" "$key" "$version" "$holder"
