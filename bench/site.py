@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Times site.yml on fresh sandbox hosts: the first run, the run with nothing to do, one node more, and where time goes.
 
-Makes the hosts of the default inventory anew and removes them, so what ran on them is gone; `make demo` builds it
-again. Exit status 1 if the second run changes something.
+The cluster is the one of the default inventory with as many nodes as NODES says. Makes its hosts anew and removes them
+afterwards, so what ran on them is gone; `make demo` builds it again. Exit status 1 if the second run changes something.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -17,12 +18,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOWEST = 10
-MORE = "all: {children: {clawdbot: {hosts: {app3: {ansible_host: 10.213.7.23, sandbox_image: debian13}}}}}"
+# Bot nodes of the cluster that is timed; with Redis, balancer and monitoring it has three hosts more.
+NODES = 4
+
+
 PROFILE = {
     "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks",
     "PROFILE_TASKS_TASK_OUTPUT_LIMIT": str(SLOWEST),
     "ANSIBLE_NOCOLOR": "1",
 }
+
+
+def inventory(folder: Path, nodes: int) -> tuple[str, str]:
+    """Arguments for the default inventory with so many nodes; what it lacks is written into ``folder``."""
+    hosts = {
+        f"app{number}": {"ansible_host": f"10.213.7.{20 + number}", "sandbox_image": f"debian{12 + (number - 1) % 2}"}
+        for number in range(1, nodes + 1)
+    }
+    file = folder / f"{nodes}.json"
+    file.write_text(json.dumps({"all": {"children": {"clawdbot": {"hosts": hosts}}}}))
+    return "-i", str(file)
 
 
 def play(playbook: str, *arguments: str, profile: bool = False) -> tuple[float, str]:
@@ -62,20 +77,19 @@ def slowest(output: str) -> None:
 
 def main() -> int:
     """Run and print."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yml") as more:
-        more.write(MORE)
-        more.flush()
-        one_more = ("-i", more.name)
-        play("sandbox/down.yml", *one_more, "-e", "sandbox_remove_images=false")
-        play("sandbox/up.yml")
-        play("sandbox/simulator.yml")
-        first, _ = play("site.yml")
-        again, output = play("site.yml", profile=True)
-        play("sandbox/up.yml", *one_more)
-        added, adding = play("playbooks/add_node.yml", *one_more, "-e", "node=app3", profile=True)
-        play("sandbox/down.yml", *one_more, "-e", "sandbox_remove_images=false")
+    with tempfile.TemporaryDirectory() as folder:
+        cluster, larger = inventory(Path(folder), NODES), inventory(Path(folder), NODES + 1)
+        play("sandbox/down.yml", *larger, "-e", "sandbox_remove_images=false")
+        play("sandbox/up.yml", *cluster)
+        play("sandbox/simulator.yml", *cluster)
+        first, _ = play("site.yml", *cluster)
+        again, output = play("site.yml", *cluster, profile=True)
+        play("sandbox/up.yml", *larger)
+        added, adding = play("playbooks/add_node.yml", *larger, "-e", f"node=app{NODES + 1}", profile=True)
+        play("sandbox/down.yml", *larger, "-e", "sandbox_remove_images=false")
     hosts = recap(output)
     changed = {host: counts["changed"] for host, counts in hosts.items() if counts["changed"]}
+    print(f"{NODES} nodes, {len(hosts) - 1} hosts")
     print(f"first run      {first:6.1f} s")
     print(f"no-op run      {again:6.1f} s   ({again / first:.2f} of the first; changed: {changed or 'nothing'})")
     print(f"one node more  {added:6.1f} s   ({added / first:.2f} of the first)")
