@@ -20,8 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SLOWEST = 10
 # Bot nodes of the cluster that is timed; with Redis, balancer and monitoring it has three hosts more.
 NODES = 4
-
-
 PROFILE = {
     "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks",
     "PROFILE_TASKS_TASK_OUTPUT_LIMIT": str(SLOWEST),

@@ -5,7 +5,6 @@ import json
 import os
 import pwd
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,15 @@ def write(tmp_path: Path) -> Write:
         task = {
             "name": "Write",
             "text_files": {"files": [own | file for file in files]},
-            "vars": {"ansible_python_interpreter": sys.executable, "name": "World"},
+            "vars": {"name": "World"},
             "check_mode": check,
             "diff": True,
         }
         play.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
         said = subprocess.run(
             ["ansible-playbook", "-i", "localhost,", "-c", "local", str(play)],
-            env=os.environ
-            | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
-            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
+            cwd=ROOT,  # whose ansible.cfg names the plugins
             capture_output=True,
             text=True,
             check=False,
