@@ -30,8 +30,8 @@ from pathlib import Path
 APP = Path(__file__).resolve().parents[1] / "app"
 sys.path[:0] = [str(APP), str(APP.parent / "simulator")]
 
-from clawdbot.config import DingTalkConfig, load  # noqa: E402  # after the path
-from clawdbot.engine.queue import now_ms  # noqa: E402
+from clawdbot.clock import now_ms  # noqa: E402  # after the path
+from clawdbot.config import DingTalkConfig, load  # noqa: E402
 from clawdbot.platforms.dingtalk.crypto import robot_sign  # noqa: E402
 
 from tests.conftest import RedisServer, dingtalk_body, eventually, free_port, write_config  # noqa: E402

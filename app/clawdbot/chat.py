@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable, Mapping
 
 from clawdbot import images, text
-from clawdbot.cache import Answer, Cache
+from clawdbot.answers import Answer, Answers
+from clawdbot.cache import Cache
 from clawdbot.config import Settings
 from clawdbot.engine.queue import Queue
 from clawdbot.errors import Final, Retry
@@ -15,6 +16,8 @@ from clawdbot.limits import Limiter, Rate
 from clawdbot.message import Message
 from clawdbot.models.client import Model, Question
 from clawdbot.platforms.base import APOLOGY_PART, Platform
+from clawdbot.sent import Sent
+from clawdbot.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,9 @@ class Chat:
         self._platforms = platforms
         self._model = model
         self._cache = cache
+        self._answers = Answers(queue.client)
+        self._sent = Sent(queue.client)
+        self._sessions = Sessions(queue.client, enabled=cache.enabled)
         self._limiter = limiter
         self._queue = queue
         self._access = {
@@ -72,10 +78,10 @@ class Chat:
             Final: give up.
         """
         platform = self._platform(message)
-        answer = self._cache.answer(message)
+        answer = self._answers.find(message)
         if answer is None:
             answer = self._decide(platform, message)
-            self._cache.keep_answer(message, answer)
+            self._answers.keep(message, answer)
         if answer.text:
             for number, part in enumerate(text.split(answer.text, platform.part_bytes)):
                 self._deliver(platform, message, str(number), part, still_ours)
@@ -89,9 +95,7 @@ class Chat:
         """Return the conversation's new state for `Queue.done`."""
         if answer.forget:
             return ""
-        if answer.turn is None or not self._cache.enabled:
-            return None
-        return self._cache.dump_session([*self._cache.session(message), answer.turn], self._history_tokens)
+        return self._sessions.after(message, answer.turn, self._history_tokens)
 
     @property
     def _history_tokens(self) -> int:
@@ -132,7 +136,7 @@ class Chat:
         model, depth = self._settings.model, self._queue.depth()
         lines = [
             f"model: {model.name} ({model.model})" if model else "model: none",
-            f"turns remembered: {len(self._cache.session(message))}",
+            f"turns remembered: {len(self._sessions.find(message))}",
             f"messages waiting: {depth.messages}",
         ]
         if name := platform.user_name(message):
@@ -161,7 +165,7 @@ class Chat:
         return Question(
             key=message.key,
             system=f"{SYSTEM} You are talking to {name}." if name else SYSTEM,
-            history=self._cache.session(message),
+            history=self._sessions.find(message),
             text=message.text[:LONGEST_QUESTION],
             pictures=[_picture(platform, message, image) for image in message.images[:MOST_PICTURES]],
         )
@@ -189,10 +193,10 @@ class Chat:
         self, platform: Platform, message: Message, part: str, content: str, still_ours: Callable[[], None]
     ) -> None:
         """Send one part unless it went out at an earlier attempt."""
-        if self._cache.was_sent(message, part):
+        if self._sent.was(message, part):
             return
         still_ours()
-        mark = self._cache.mark(message, part)
+        mark = self._sent.mark(message, part)
         try:
             platform.send(message, part, content, mark)
         except (Retry, Final):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import redis
 
-from clawdbot.engine.queue import now_ms
+from clawdbot.clock import now_ms
 from clawdbot.errors import Throttled
 from clawdbot.store import Script, key
 

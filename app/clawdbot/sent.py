@@ -9,13 +9,30 @@ from typing import Any
 
 import redis
 
-from clawdbot.engine.queue import DEDUP_SECONDS
+from clawdbot.message import Message
+from clawdbot.store import DEDUP_SECONDS, key
 
 log = logging.getLogger(__name__)
 
 # How long a worker insists on writing down what happened, should Redis be away just then.
 INSIST_SECONDS = 60.0
 INSIST_PAUSE = 0.1
+
+
+class Sent:
+    """Which parts of answers went out."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Keep it in Redis."""
+        self._client = client
+
+    def was(self, message: Message, part: str) -> bool:
+        """Whether a part went out at an earlier attempt."""
+        return bool(self._client.exists(key("sent", message.key, part)))
+
+    def mark(self, message: Message, part: str) -> Mark:
+        """Return the mark that says so."""
+        return Mark(self._client, key("sent", message.key, part))
 
 
 class Mark:

@@ -16,11 +16,18 @@ from clawdbot.config import RedisConfig
 
 PREFIX = "clawdbot:"
 Argument = str | int | float
+# How long an accepted message is known: Feishu repeats an event for 7.1 hours; a day leaves room.
+DEDUP_SECONDS = 86400
 
 
 def key(*parts: object) -> str:
     """Return the Redis key of ``parts``, all of ours beginning with the same prefix."""
     return PREFIX + ":".join(str(part) for part in parts)
+
+
+def session_key(conversation_key: str) -> str:
+    """Redis key of a conversation's history, which `Queue.done` writes together with the finish."""
+    return key("session", conversation_key)
 
 
 def connect(config: RedisConfig, *, timeout: float, connections: int = 64) -> redis.Redis:

@@ -22,8 +22,9 @@ from typing import Any
 import pytest
 import redis
 from clawdbot import config, logs
+from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig, FeishuConfig, Settings
-from clawdbot.engine.queue import Queue, now_ms
+from clawdbot.engine.queue import Queue
 from clawdbot.message import Message
 from clawdbot.platforms.dingtalk.crypto import EventCipher, event_signature, robot_sign
 from clawdbot.platforms.feishu.crypto import signature as feishu_signature

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 from clawdbot import cli, config, setup
-from clawdbot.engine.queue import DeadLetter, Queue, now_ms
+from clawdbot.clock import now_ms
+from clawdbot.engine.queue import DeadLetter, Queue
 from clawdbot.errors import ConfigError
 
 from .conftest import RedisServer, Reply, ScriptedServer, eventually, free_port

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs
 
 import pytest
 import redis
+from clawdbot.clock import now_ms
 from clawdbot.config import Settings
-from clawdbot.engine.queue import now_ms
 from clawdbot.errors import Final, Retry
 from clawdbot.http import Http, TooLarge
 from clawdbot.limits import Limiter

@@ -14,8 +14,9 @@ from typing import Any
 import hypothesis
 import pytest
 from clawdbot import logs
+from clawdbot.clock import now_ms
 from clawdbot.config import Settings
-from clawdbot.engine.queue import WAITING, now_ms
+from clawdbot.engine.queue import WAITING
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 import redis
-from clawdbot.engine.queue import ATTEMPTS, READY, WAITING, DeadLetter, Queue, session_key
+from clawdbot.engine.queue import ATTEMPTS, READY, WAITING, DeadLetter, Queue
 from clawdbot.message import Message
-from clawdbot.store import PREFIX, key
+from clawdbot.store import PREFIX, key, session_key
 
 COUNTER = itertools.count()
 

@@ -16,7 +16,7 @@ from clawdbot.cache import Cache
 from clawdbot.chat import Chat
 from clawdbot.config import Access, ModelConfig, Settings
 from clawdbot.engine import worker as worker_module
-from clawdbot.engine.queue import Lease, Queue, session_key
+from clawdbot.engine.queue import Lease, Queue
 from clawdbot.engine.worker import Worker
 from clawdbot.errors import Final, Retry
 from clawdbot.limits import Limiter
@@ -25,7 +25,7 @@ from clawdbot.models.client import Question
 from clawdbot.models.presets import Preset
 from clawdbot.platforms.base import CallbackRequest, Platform, Received
 from clawdbot.sent import Mark
-from clawdbot.store import connect, key
+from clawdbot.store import connect, key, session_key
 
 from .conftest import RedisServer, eventually
 

@@ -16,21 +16,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterable
 from typing import Any
 
 import redis
 
+from clawdbot.clock import now_ms
 from clawdbot.message import Message
-from clawdbot.store import Argument, Script, key
+from clawdbot.store import DEDUP_SECONDS, Argument, Script, key, session_key
 
 READY = key("ready")
 GROUP = "workers"
 DELAYED, ATTEMPTS, WAITING, DEAD = key("delayed"), key("attempts"), key("waiting"), key("dead")
 
-# Feishu repeats an event for 7.1 hours; a day leaves room.
-DEDUP_SECONDS = 86400
 # A signature that does not cover the body (DingTalk's) may serve several messages, but only this long after its
 # first use: two messages may carry the same millisecond, while a captured signature comes later.
 REPLAY_GRACE_MS = 10_000
@@ -82,11 +80,6 @@ class Depth:
     oldest_seconds: float
     dead: int
     delayed: int
-
-
-def now_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def _conversation(name: str) -> str:
@@ -249,11 +242,6 @@ class Queue:
     def drop(self, letter: DeadLetter) -> bool:
         """Forget a dead letter; False if it was gone already."""
         return bool(self.client.hdel(DEAD, letter.message.key))
-
-
-def session_key(conversation_key: str) -> str:
-    """Redis key of a conversation's state; `Queue.done` writes it together with the finish."""
-    return key("session", conversation_key)
 
 
 def _leases(entries: Iterable[tuple[Any, Any]]) -> list[Lease]:

@@ -17,7 +17,8 @@ import redis
 
 from clawdbot import metrics
 from clawdbot.chat import Chat
-from clawdbot.engine.queue import DeadLetter, Lease, Queue, now_ms
+from clawdbot.clock import now_ms
+from clawdbot.engine.queue import DeadLetter, Lease, Queue
 from clawdbot.errors import ClawdbotError, Final, LeaseLost, Retry, Throttled
 from clawdbot.limits import jittered
 from clawdbot.message import Message

@@ -13,9 +13,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from clawdbot import alerts, config, factory, logs, metrics
+from clawdbot.clock import now_ms
 from clawdbot.config import Settings
 from clawdbot.engine.intake import Intake
-from clawdbot.engine.queue import Queue, now_ms
+from clawdbot.engine.queue import Queue
 from clawdbot.http import Http
 from clawdbot.store import connect, key
 from clawdbot.web import callbacks, observe

@@ -13,8 +13,8 @@ from typing import Any
 import redis
 
 from clawdbot import http, metrics, text
+from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig
-from clawdbot.engine.queue import now_ms
 from clawdbot.errors import Final, Retry
 from clawdbot.http import Http, Response, TransportError
 from clawdbot.limits import Limiter, Rate
