@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 
-from clawdbot import images, text
+from clawdbot import images, text, texts
 from clawdbot.answers import Answer, Answers
 from clawdbot.cache import Cache
 from clawdbot.config import Settings
@@ -21,18 +21,6 @@ from clawdbot.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
-HELP = """I answer what you write; pictures are welcome if the model can see.
-/reset - forget our conversation
-/status - which model answers, how much is waiting
-/help - this text"""
-RESET = "Forgotten. We start afresh."
-NOT_ALLOWED = "You are not on the list of people who may use this bot. Please ask the person who runs it."
-SLOW_DOWN = "That is a lot at once. Please wait a minute before you write again."
-UNSUPPORTED = "I can read text and pictures, but not this kind of message ({kind})."
-NO_VISION = "The model behind me cannot see pictures. Please describe it in words."
-NO_DOWNLOAD = "I could not fetch the picture. Please send it again, or a smaller one."
-NOTHING = "I received an empty message. What would you like to know?"
-GAVE_UP = "Sorry, I could not answer your last message. Please try again later."
 MOST_PICTURES = 4
 LONGEST_QUESTION = 20_000
 SYSTEM = "You are a helpful assistant in a company's chat. Answer in the language of the user."
@@ -89,7 +77,7 @@ class Chat:
 
     def apologise(self, message: Message, words: str, still_ours: Callable[[], None]) -> None:
         """Tell the user that there will be no answer."""
-        self._deliver(self._platform(message), message, APOLOGY_PART, words or GAVE_UP, still_ours)
+        self._deliver(self._platform(message), message, APOLOGY_PART, texts.say(words or texts.GAVE_UP), still_ours)
 
     def session_after(self, message: Message, answer: Answer) -> str | None:
         """Return the conversation's new state for `Queue.done`."""
@@ -116,18 +104,18 @@ class Chat:
         if access.conversations and message.conversation not in access.conversations:
             return Answer("", "ignored")
         if access.users and message.sender not in access.users:
-            return Answer(NOT_ALLOWED, "apologised")
+            return Answer(texts.say(texts.NOT_ALLOWED), "apologised")
         most = self._settings.user_messages_per_minute
         if not self._limiter.allows(f"user:{message.platform}:{message.sender}", Rate(most / 60, most)):
-            return Answer(SLOW_DOWN, "apologised")
+            return Answer(texts.say(texts.SLOW_DOWN), "apologised")
         return self._command(platform, message) or self._ask(platform, message)
 
     def _command(self, platform: Platform, message: Message) -> Answer | None:
         command = message.text.lower()
         if command == "/help":
-            return Answer(HELP)
+            return Answer(texts.say(texts.HELP))
         if command == "/reset":
-            return Answer(RESET, forget=True)
+            return Answer(texts.say(texts.RESET), forget=True)
         if command == "/status":
             return Answer(self._status(platform, message))
         return None
@@ -135,22 +123,24 @@ class Chat:
     def _status(self, platform: Platform, message: Message) -> str:
         model, depth = self._settings.model, self._queue.depth()
         lines = [
-            f"model: {model.name} ({model.model})" if model else "model: none",
-            f"turns remembered: {len(self._sessions.find(message))}",
-            f"messages waiting: {depth.messages}",
+            texts.say(texts.STATUS_MODEL, name=model.name, model=model.model)
+            if model
+            else texts.say(texts.STATUS_NO_MODEL),
+            texts.say(texts.STATUS_TURNS, count=len(self._sessions.find(message))),
+            texts.say(texts.STATUS_WAITING, count=depth.messages),
         ]
         if name := platform.user_name(message):
-            lines.insert(0, f"you: {name}")
+            lines.insert(0, texts.say(texts.STATUS_USER, name=name))
         return "\n".join(lines)
 
     def _ask(self, platform: Platform, message: Message) -> Answer:
         if message.unsupported:
-            return Answer(UNSUPPORTED.format(kind=message.unsupported), "apologised")
+            return Answer(texts.say(texts.UNSUPPORTED, kind=message.unsupported), "apologised")
         if not message.text and not message.images:
-            return Answer(NOTHING, "apologised")
+            return Answer(texts.say(texts.NOTHING), "apologised")
         model = self._settings.model
         if message.images and not (model and model.vision):
-            return Answer(NO_VISION, "apologised")
+            return Answer(texts.say(texts.NO_VISION), "apologised")
         try:
             question = self._question(platform, message)
             return self._cached_answer(message, question)
@@ -158,7 +148,7 @@ class Chat:
             if not error.apology:
                 raise
             log.warning("no answer", extra={"fields": {"message_key": message.key, "reason": str(error)}})
-            return Answer(error.apology, "apologised")
+            return Answer(texts.say(error.apology), "apologised")
 
     def _question(self, platform: Platform, message: Message) -> Question:
         name = platform.user_name(message)
@@ -212,5 +202,5 @@ def _picture(platform: Platform, message: Message, image: str) -> images.Picture
     try:
         data = platform.download(message, image)
     except Final as error:
-        raise Final(str(error), apology=NO_DOWNLOAD) from None
+        raise Final(str(error), apology=texts.NO_DOWNLOAD) from None
     return images.prepare(data)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import warnings
 
+from clawdbot import texts
 from clawdbot.errors import Final
 
 MAX_SIDE = 2048
@@ -15,8 +16,6 @@ MAX_PIXELS = 50_000_000
 MAX_BYTES = 5 * 1024 * 1024
 JPEG_QUALITY = 85
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
-NOT_A_PICTURE = "I cannot read this picture. PNG, JPEG, WebP and GIF work."
-TOO_BIG = "This picture is too large for me. Please send a smaller one."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def prepare(data: bytes) -> Picture:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise Final("picture: too many pixels", apology=TOO_BIG)
+                    raise Final("picture: too many pixels", apology=texts.PICTURE_TOO_BIG)
                 media_type = FORMATS[image.format or ""]
                 small = max(image.size) <= MAX_SIDE and len(data) <= MAX_BYTES
                 image.load()
@@ -57,7 +56,7 @@ def prepare(data: bytes) -> Picture:
                     return Picture(media_type, data)
                 shrunk = ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise Final("picture: not readable", apology=NOT_A_PICTURE) from None
+        raise Final("picture: not readable", apology=texts.NOT_A_PICTURE) from None
     shrunk.thumbnail((MAX_SIDE, MAX_SIDE))
     out = io.BytesIO()
     shrunk.save(out, "JPEG", quality=JPEG_QUALITY)

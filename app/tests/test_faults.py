@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from clawdbot.models import client as model_client
+from clawdbot import texts
 from clawdbot_simulator.records import Record
 from clawdbot_simulator.users import DingTalk, Feishu, Question
 from PIL import Image
@@ -106,7 +106,7 @@ def test_dead_session_and_expired_token_together(bot: Site, users: Users) -> Non
 @BOTH
 def test_refused_key_is_told_at_once(bot: Site, users: Users, platform: str) -> None:
     bot.control.add_fault("model.*", "expired_token")
-    assert ask(bot, users, platform) == [model_client.MISCONFIGURED]
+    assert ask(bot, users, platform) == [texts.MISCONFIGURED]
     page = requests.get(f"{bot.url}/metrics", timeout=5).text
     assert 'clawdbot_model_calls_total{outcome="auth",provider="gpt"}' in page
 

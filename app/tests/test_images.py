@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from clawdbot import images
+from clawdbot import images, texts
 from clawdbot.errors import Final
 from PIL import Image
 
@@ -39,14 +39,14 @@ def test_large_picture_is_shrunk() -> None:
 def test_what_is_no_picture(data: bytes) -> None:
     with pytest.raises(Final) as refused:
         images.prepare(data)
-    assert refused.value.apology == images.NOT_A_PICTURE
+    assert refused.value.apology == texts.NOT_A_PICTURE
 
 
 def test_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
     with pytest.raises(Final) as refused:
         images.prepare(picture("PNG", (11, 10)))
-    assert refused.value.apology == images.TOO_BIG
+    assert refused.value.apology == texts.PICTURE_TOO_BIG
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(Final):
         images.prepare(picture("PNG", (11, 10)))

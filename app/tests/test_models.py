@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import redis
-from clawdbot import config, factory, logs
+from clawdbot import config, factory, logs, texts
 from clawdbot.config import ModelConfig
 from clawdbot.errors import ClawdbotError, Final, Retry
 from clawdbot.http import Http
@@ -96,19 +96,19 @@ def test_one_repetition(model: ChatModel, server: ScriptedServer, first: Reply) 
 @pytest.mark.parametrize(
     ("reply", "error", "apology", "calls"),
     [
-        (Reply({}, 503), Retry, module.BUSY, 2),
-        (Reply({}, 429, {"Retry-After": "30"}), Retry, module.BUSY, 1),
-        (Reply({}, drop=True), Retry, module.BUSY, 2),
-        (Reply(b"<html>", 200), Retry, module.BUSY, 2),
-        (Reply({"error": {"code": "invalid_api_key"}}, 401), Final, module.MISCONFIGURED, 1),
-        (Reply({}, 403), Final, module.MISCONFIGURED, 1),
-        (Reply({"error": {"code": "insufficient_quota"}}, 429), Final, module.NO_QUOTA, 1),
-        (Reply({}, 402), Final, module.NO_QUOTA, 1),
-        (Reply({"error": {"code": "model_not_found"}}, 400), Final, module.NO_MODEL, 1),
-        (Reply({}, 404), Final, module.NO_MODEL, 1),
-        (Reply({"error": "too long"}, 400), Final, module.BAD_REQUEST, 1),
-        (answer(""), Final, module.EMPTY, 1),
-        (answer(None), Final, module.EMPTY, 1),
+        (Reply({}, 503), Retry, texts.BUSY, 2),
+        (Reply({}, 429, {"Retry-After": "30"}), Retry, texts.BUSY, 1),
+        (Reply({}, drop=True), Retry, texts.BUSY, 2),
+        (Reply(b"<html>", 200), Retry, texts.BUSY, 2),
+        (Reply({"error": {"code": "invalid_api_key"}}, 401), Final, texts.MISCONFIGURED, 1),
+        (Reply({}, 403), Final, texts.MISCONFIGURED, 1),
+        (Reply({"error": {"code": "insufficient_quota"}}, 429), Final, texts.NO_QUOTA, 1),
+        (Reply({}, 402), Final, texts.NO_QUOTA, 1),
+        (Reply({"error": {"code": "model_not_found"}}, 400), Final, texts.NO_MODEL, 1),
+        (Reply({}, 404), Final, texts.NO_MODEL, 1),
+        (Reply({"error": "too long"}, 400), Final, texts.BAD_REQUEST, 1),
+        (answer(""), Final, texts.EMPTY, 1),
+        (answer(None), Final, texts.EMPTY, 1),
     ],
 )
 def test_failures(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from clawdbot import chat as chat_module
+from clawdbot import texts
 from clawdbot.cache import Cache
 from clawdbot.chat import Chat
 from clawdbot.config import Access, ModelConfig, Settings
@@ -178,7 +178,7 @@ def test_answers_in_order(rig: Rig) -> None:
 
 def test_history_goes_along_and_is_forgotten_on_demand(rig: Rig) -> None:
     rig.settings = dataclasses.replace(rig.settings, model=dataclasses.replace(model_of(rig), preset=long_memory(rig)))
-    assert talk(rig, "one", "two", "/reset", "three") == ["one!", "two!", chat_module.RESET, "three!"]
+    assert talk(rig, "one", "two", "/reset", "three") == ["one!", "two!", texts.RESET, "three!"]
     assert [list(question.history) for question in rig.model.questions] == [[], [("one", "one!")], []]
 
 
@@ -236,12 +236,12 @@ def test_polite_refusals(rig: Rig, fields: dict[str, Any], expected: str) -> Non
 
 def test_model_without_eyes(rig: Rig) -> None:
     rig.settings = dataclasses.replace(rig.settings, model=dataclasses.replace(model_of(rig), vision=False))
-    assert talk(rig, "what is it?", images=("a",)) == [chat_module.NO_VISION]
+    assert talk(rig, "what is it?", images=("a",)) == [texts.NO_VISION]
 
 
 def test_picture_that_cannot_be_fetched(rig: Rig) -> None:
     rig.platform.downloads = [Retry("busy"), Final("gone")]
-    assert talk(rig, "", images=("a",)) == [chat_module.NO_DOWNLOAD]
+    assert talk(rig, "", images=("a",)) == [texts.NO_DOWNLOAD]
 
 
 def test_allow_lists(rig: Rig) -> None:
@@ -253,7 +253,7 @@ def test_allow_lists(rig: Rig) -> None:
     rig.say("c", sender="friend", conversation="elsewhere")
     with running(rig.worker()):
         rig.idle()
-    assert sorted(rig.answers()) == sorted(["a!", chat_module.NOT_ALLOWED])
+    assert sorted(rig.answers()) == sorted(["a!", texts.NOT_ALLOWED])
 
 
 def test_group_messages_for_others(rig: Rig) -> None:
@@ -264,7 +264,7 @@ def test_group_messages_for_others(rig: Rig) -> None:
 def test_user_rate_limit(rig: Rig) -> None:
     rig.settings = dataclasses.replace(rig.settings, user_messages_per_minute=2)
     answers = talk(rig, "1", "2", "3")
-    assert answers == ["1!", "2!", chat_module.SLOW_DOWN]
+    assert answers == ["1!", "2!", texts.SLOW_DOWN]
 
 
 # Failures
@@ -306,7 +306,7 @@ def test_platform_failure_does_not_pay_the_model_twice(rig: Rig) -> None:
 
 def test_bug_is_an_apology_and_not_a_loop(rig: Rig) -> None:
     rig.model.failures = [KeyError("oops")]
-    assert talk(rig, "a", "b") == [worker_module.UNEXPECTED, "b!"]
+    assert talk(rig, "a", "b") == [texts.UNEXPECTED, "b!"]
     assert [letter.reason for letter in rig.queue.dead()] == ["KeyError"]
 
 
@@ -315,7 +315,7 @@ def test_message_that_kills_its_workers_is_given_up(rig: Rig) -> None:
     rig.client.hset(key("attempts"), sent.conversation_key, worker_module.MAX_ATTEMPTS)
     with running(rig.worker()):
         rig.idle()
-    assert rig.answers() == [chat_module.GAVE_UP]
+    assert rig.answers() == [texts.GAVE_UP]
     assert rig.model.questions == []
 
 

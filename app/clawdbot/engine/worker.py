@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from clawdbot import metrics
+from clawdbot import metrics, texts
 from clawdbot.chat import Chat
 from clawdbot.clock import now_ms
 from clawdbot.engine.queue import DeadLetter, Lease, Queue
@@ -35,7 +35,6 @@ LONGEST_WAIT = 300.0
 POLL_MS = 500
 REDIS_PAUSE = 0.5
 HOUSEKEEPING_SECONDS = 3600.0
-UNEXPECTED = "Sorry, something went wrong on my side. The person who runs the bot has been told."
 
 
 def consumer_name() -> str:
@@ -194,7 +193,7 @@ class Worker:
             raise
         except Exception as error:
             log.exception("a message failed", extra={"fields": {"message_key": message.key}})
-            self._bury(lease, message, attempt, Final(type(error).__name__), UNEXPECTED)
+            self._bury(lease, message, attempt, Final(type(error).__name__), texts.UNEXPECTED)
             return
         outcome = answer.outcome
         session = self._chat.session_after(message, answer)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from clawdbot import metrics
+from clawdbot import metrics, texts
 from clawdbot.config import ModelConfig
 from clawdbot.errors import ClawdbotError, Final, Retry
 from clawdbot.http import Http, Response, TransportError
@@ -26,13 +26,6 @@ BREAKER_FAILURES = 5
 BREAKER_SECONDS = 30.0
 PAUSE_SECONDS = 0.5
 LONGEST_PAUSE = 5.0
-
-BUSY = "The model is busy at the moment. Please try again in a minute."
-MISCONFIGURED = "The model service refuses this bot's key. Please tell the person who runs the bot."
-NO_QUOTA = "The model account is out of quota. Please tell the person who runs the bot."
-NO_MODEL = "The configured model does not exist at the model service. Please tell the person who runs the bot."
-BAD_REQUEST = "The model could not process this message. Try it shorter, or send /reset to start afresh."
-EMPTY = "The model gave no answer to this. Please put it differently."
 
 QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "arrearage", "exceeded_current_quota_error"}
 MODEL_CODES = {"model_not_found", "model_not_exist", "invalidendpointormodel.notfound"}
@@ -95,7 +88,7 @@ class ChatModel:
         """See `Model.ask`: one repetition at once, a deadline over both, and the breaker around them."""
         wait = self._breaker.wait()
         if wait:
-            raise Retry("model: circuit breaker is open", after=wait, apology=BUSY)
+            raise Retry("model: circuit breaker is open", after=wait, apology=texts.BUSY)
         try:
             answer = self._ask_twice(question)
         except Retry:
@@ -155,7 +148,7 @@ class ChatModel:
         try:
             return self._http.request("POST", url, payload=body, headers=headers, deadline=deadline)
         except TransportError as error:
-            raise Retry(f"model: unreachable {error}", apology=BUSY) from None
+            raise Retry(f"model: unreachable {error}", apology=texts.BUSY) from None
 
 
 def _messages(question: Question) -> list[dict[str, Any]]:
@@ -180,9 +173,9 @@ def _answer(response: Response) -> str:
         try:
             content = data["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
-            raise Retry("model: malformed answer", apology=BUSY) from None
+            raise Retry("model: malformed answer", apology=texts.BUSY) from None
         if not isinstance(content, str) or not content.strip():
-            raise Final("model: empty answer", apology=EMPTY)
+            raise Final("model: empty answer", apology=texts.EMPTY)
         return content
     error = data.get("error")
     detail = error if isinstance(error, dict) else data
@@ -193,12 +186,12 @@ def _answer(response: Response) -> str:
 def _sort_failure(response: Response, codes: set[str]) -> str:
     status = response.status
     if codes & QUOTA_CODES or status == 402:
-        raise Final(f"model: quota exhausted, status {status}", apology=NO_QUOTA)
+        raise Final(f"model: quota exhausted, status {status}", apology=texts.NO_QUOTA)
     if status in {401, 403}:
-        raise Final(f"model: auth refused, status {status}", apology=MISCONFIGURED)
+        raise Final(f"model: auth refused, status {status}", apology=texts.MISCONFIGURED)
     if status == 404 or codes & MODEL_CODES:
-        raise Final(f"model: not_found, status {status}; check MODEL_NAME and MODEL_BASE_URL", apology=NO_MODEL)
+        raise Final(f"model: not_found, status {status}; check MODEL_NAME and MODEL_BASE_URL", apology=texts.NO_MODEL)
     if status in {408, 409, 429} or status >= 500:
         kind = "rate_limited" if status == 429 else "server_error"
-        raise Retry(f"model: {kind} status {status}", after=response.retry_after(), apology=BUSY)
-    raise Final(f"model: bad_request status {status}", apology=BAD_REQUEST)
+        raise Retry(f"model: {kind} status {status}", after=response.retry_after(), apology=texts.BUSY)
+    raise Final(f"model: bad_request status {status}", apology=texts.BAD_REQUEST)

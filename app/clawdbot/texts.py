@@ -1,0 +1,46 @@
+"""Every text that the bot itself says to people, and nothing else.
+
+The English text is its own key, as gettext has it: a failure carries the text that its reader shall get, and `say` is
+the one place at which it is spoken. So a text with fields is formatted there and nowhere before.
+"""
+
+from __future__ import annotations
+
+HELP = """I answer what you write; pictures are welcome if the model can see.
+/reset - forget our conversation
+/status - which model answers, how much is waiting
+/help - this text"""
+RESET = "Forgotten. We start afresh."
+
+STATUS_USER = "you: {name}"
+STATUS_MODEL = "model: {name} ({model})"
+STATUS_NO_MODEL = "model: none"
+STATUS_TURNS = "turns remembered: {count}"
+STATUS_WAITING = "messages waiting: {count}"
+
+# What the bot cannot do for this person, or not with this message.
+NOT_ALLOWED = "You are not on the list of people who may use this bot. Please ask the person who runs it."
+SLOW_DOWN = "That is a lot at once. Please wait a minute before you write again."
+NOTHING = "I received an empty message. What would you like to know?"
+UNSUPPORTED = "I can read text and pictures, but not this kind of message ({kind})."
+NO_VISION = "The model behind me cannot see pictures. Please describe it in words."
+NO_DOWNLOAD = "I could not fetch the picture. Please send it again, or a smaller one."
+NOT_A_PICTURE = "I cannot read this picture. PNG, JPEG, WebP and GIF work."
+PICTURE_TOO_BIG = "This picture is too large for me. Please send a smaller one."
+
+# What the model service did.
+BUSY = "The model is busy at the moment. Please try again in a minute."
+MISCONFIGURED = "The model service refuses this bot's key. Please tell the person who runs the bot."
+NO_QUOTA = "The model account is out of quota. Please tell the person who runs the bot."
+NO_MODEL = "The configured model does not exist at the model service. Please tell the person who runs the bot."
+BAD_REQUEST = "The model could not process this message. Try it shorter, or send /reset to start afresh."
+EMPTY = "The model gave no answer to this. Please put it differently."
+
+# What the bot did.
+GAVE_UP = "Sorry, I could not answer your last message. Please try again later."
+UNEXPECTED = "Sorry, something went wrong on my side. The person who runs the bot has been told."
+
+
+def say(text: str, **fields: object) -> str:
+    """Return ``text``, one of the above, as its reader gets it; ``fields`` fill the names in braces."""
+    return text.format(**fields) if fields else text
