@@ -26,9 +26,9 @@ from clawdbot.config import Settings
 from clawdbot.errors import ClawdbotError, Refusal
 from clawdbot.http import Http
 from clawdbot.limits import Limiter, Rate
-from clawdbot.platforms.base import items, parse_json, same, section, string
-from clawdbot.platforms.dingtalk.client import DingTalk
-from clawdbot.platforms.feishu.client import Feishu
+from clawdbot.platforms.base import Services, items, parse_json, same, section, string
+from clawdbot.platforms.dingtalk.client import DingTalkSender
+from clawdbot.platforms.feishu.client import FeishuSender
 from clawdbot.store import key
 from clawdbot.web import observe
 
@@ -196,10 +196,11 @@ Chat = Callable[[str, str], None]
 def chats(config: Config, settings: Settings, client: redis.Redis) -> dict[str, Chat]:
     """The chats that are configured: DingTalk's robot if it has an access token, Feishu's group if it has an id."""
     found: dict[str, Chat] = {}
-    web, limiter = Http(), Limiter(client)
+    limiter = Limiter(client)
+    services = Services(client, Http(), limiter, Cache(client, enabled=False, ttl=1))
     robot = settings.dingtalk
     if robot and (robot.access_token or "access_token=" in robot.webhook_url):
-        dingtalk = DingTalk(robot, client, web, limiter)
+        dingtalk = DingTalkSender(robot, services)
 
         def push(content: str, _: str) -> None:
             limiter.wait("dingtalk-alerts", ROBOT_RATE)
@@ -207,7 +208,7 @@ def chats(config: Config, settings: Settings, client: redis.Redis) -> dict[str, 
 
         found["dingtalk"] = push
     if settings.feishu and config.feishu_chat:
-        feishu = Feishu(settings.feishu, client, web, limiter, Cache(client, enabled=False, ttl=1))
+        feishu = FeishuSender(settings.feishu, services)
         found["feishu"] = lambda content, news: feishu.push(config.feishu_chat, content, news)
     return found
 

@@ -15,7 +15,7 @@ from clawdbot.errors import Final, Retry
 from clawdbot.limits import Limiter, Rate
 from clawdbot.message import Message
 from clawdbot.models.client import Model, Question
-from clawdbot.platforms.base import APOLOGY_PART, Platform
+from clawdbot.platforms.base import APOLOGY_PART, Sender
 from clawdbot.sent import Sent
 from clawdbot.sessions import Sessions
 
@@ -32,7 +32,7 @@ class Chat:
     def __init__(
         self,
         settings: Settings,
-        platforms: Mapping[str, Platform],
+        platforms: Mapping[str, Sender],
         model: Model,
         cache: Cache,
         limiter: Limiter,
@@ -48,11 +48,6 @@ class Chat:
         self._sessions = Sessions(queue.client, enabled=cache.enabled)
         self._limiter = limiter
         self._queue = queue
-        self._access = {
-            config_name: config.access
-            for config_name, config in (("dingtalk", settings.dingtalk), ("feishu", settings.feishu))
-            if config
-        }
 
     def handle(self, message: Message, still_ours: Callable[[], None]) -> Answer:
         """Answer ``message``.
@@ -89,7 +84,7 @@ class Chat:
     def _history_tokens(self) -> int:
         return self._settings.model.preset.history_tokens if self._settings.model else 0
 
-    def _platform(self, message: Message) -> Platform:
+    def _platform(self, message: Message) -> Sender:
         try:
             return self._platforms[message.platform]
         except KeyError:
@@ -97,10 +92,10 @@ class Chat:
 
     # Deciding
 
-    def _decide(self, platform: Platform, message: Message) -> Answer:
+    def _decide(self, platform: Sender, message: Message) -> Answer:
         if not platform.addressed(message):
             return Answer("", "ignored")
-        access = self._access[message.platform]
+        access = platform.access
         if access.conversations and message.conversation not in access.conversations:
             return Answer("", "ignored")
         if access.users and message.sender not in access.users:
@@ -110,7 +105,7 @@ class Chat:
             return Answer(texts.say(texts.SLOW_DOWN), "apologised")
         return self._command(platform, message) or self._ask(platform, message)
 
-    def _command(self, platform: Platform, message: Message) -> Answer | None:
+    def _command(self, platform: Sender, message: Message) -> Answer | None:
         command = message.text.lower()
         if command == "/help":
             return Answer(texts.say(texts.HELP))
@@ -120,7 +115,7 @@ class Chat:
             return Answer(self._status(platform, message))
         return None
 
-    def _status(self, platform: Platform, message: Message) -> str:
+    def _status(self, platform: Sender, message: Message) -> str:
         model, depth = self._settings.model, self._queue.depth()
         lines = [
             texts.say(texts.STATUS_MODEL, name=model.name, model=model.model)
@@ -133,7 +128,7 @@ class Chat:
             lines.insert(0, texts.say(texts.STATUS_USER, name=name))
         return "\n".join(lines)
 
-    def _ask(self, platform: Platform, message: Message) -> Answer:
+    def _ask(self, platform: Sender, message: Message) -> Answer:
         if message.unsupported:
             return Answer(texts.say(texts.UNSUPPORTED, kind=message.unsupported), "apologised")
         if not message.text and not message.images:
@@ -150,7 +145,7 @@ class Chat:
             log.warning("no answer", extra={"fields": {"message_key": message.key, "reason": str(error)}})
             return Answer(texts.say(error.apology), "apologised")
 
-    def _question(self, platform: Platform, message: Message) -> Question:
+    def _question(self, platform: Sender, message: Message) -> Question:
         name = platform.user_name(message)
         return Question(
             key=message.key,
@@ -180,7 +175,7 @@ class Chat:
     # Delivering
 
     def _deliver(
-        self, platform: Platform, message: Message, part: str, content: str, still_ours: Callable[[], None]
+        self, platform: Sender, message: Message, part: str, content: str, still_ours: Callable[[], None]
     ) -> None:
         """Send one part unless it went out at an earlier attempt."""
         if self._sent.was(message, part):
@@ -198,7 +193,7 @@ class Chat:
         mark.sure()
 
 
-def _picture(platform: Platform, message: Message, image: str) -> images.Picture:
+def _picture(platform: Sender, message: Message, image: str) -> images.Picture:
     try:
         data = platform.download(message, image)
     except Final as error:

@@ -176,14 +176,17 @@ def _dead_drop(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def _push(settings: Settings, parsed: argparse.Namespace) -> int:
+    from clawdbot import factory
     from clawdbot.http import Http
     from clawdbot.limits import Limiter
-    from clawdbot.platforms.dingtalk.client import DingTalk
+    from clawdbot.platforms.base import Services
+    from clawdbot.platforms.dingtalk.client import DingTalkSender
     from clawdbot.store import connect
 
     if settings.dingtalk is None:
         raise ConfigError("dingtalk.yaml is not usable; run: python -m clawdbot check")
     client = connect(settings.redis, timeout=REDIS_SECONDS)
-    DingTalk(settings.dingtalk, client, Http(), Limiter(client)).push(parsed.text)
+    services = Services(client, Http(), Limiter(client), factory.cache(settings, client))
+    DingTalkSender(settings.dingtalk, services).push(parsed.text)
     print("sent")
     return 0

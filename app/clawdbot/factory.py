@@ -14,24 +14,12 @@ from clawdbot.http import Http
 from clawdbot.limits import Limiter
 from clawdbot.models.client import ChatModel, EchoModel, Model
 from clawdbot.models.credentials import credential
-from clawdbot.platforms.base import Platform
-from clawdbot.platforms.dingtalk.client import DingTalk
-from clawdbot.platforms.feishu.client import Feishu
+from clawdbot.platforms import senders
+from clawdbot.platforms.base import Services
 from clawdbot.store import connect
 
 # Longer than a blocking read; a worker has time.
 WORKER_REDIS_SECONDS = 5.0
-
-
-def platforms(settings: Settings, client: redis.Redis, cache: Cache, web: Http) -> dict[str, Platform]:
-    """Return the platforms that are configured."""
-    limiter = Limiter(client)
-    found: dict[str, Platform] = {}
-    if settings.dingtalk:
-        found["dingtalk"] = DingTalk(settings.dingtalk, client, web, limiter)
-    if settings.feishu:
-        found["feishu"] = Feishu(settings.feishu, client, web, limiter, cache)
-    return found
 
 
 def model(config: ModelConfig, client: redis.Redis, web: Http) -> Model:
@@ -55,13 +43,14 @@ def worker(settings: Settings) -> Worker:
     client = connect(settings.redis, timeout=WORKER_REDIS_SECONDS, connections=settings.worker_concurrency + 8)
     web = Http()
     remembered = cache(settings, client)
+    limiter = Limiter(client)
     queue = Queue(client, consumer_name())
     chat = Chat(
         settings,
-        platforms(settings, client, remembered, web),
+        senders(settings, Services(client, web, limiter, remembered)),
         model(settings.model, client, web),
         remembered,
-        Limiter(client),
+        limiter,
         queue,
     )
     return Worker(

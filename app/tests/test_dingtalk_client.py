@@ -11,14 +11,16 @@ from urllib.parse import parse_qs
 
 import pytest
 import redis
+from clawdbot.cache import Cache
 from clawdbot.clock import now_ms
 from clawdbot.config import Settings
 from clawdbot.errors import Final, Retry
 from clawdbot.http import Http, TooLarge
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
+from clawdbot.platforms.base import Services
 from clawdbot.platforms.dingtalk import client as module
-from clawdbot.platforms.dingtalk.client import DingTalk
+from clawdbot.platforms.dingtalk.client import DingTalkSender
 from clawdbot.platforms.dingtalk.crypto import robot_sign
 from clawdbot.sent import Mark
 from clawdbot.store import key
@@ -34,7 +36,7 @@ OK = Reply({"errcode": 0, "errmsg": "ok"})
 
 
 @pytest.fixture
-def ding(settings: Settings, client: redis.Redis, server: ScriptedServer) -> DingTalk:
+def ding(settings: Settings, client: redis.Redis, server: ScriptedServer) -> DingTalkSender:
     server.on(TOKEN, Reply({"accessToken": "t1", "expireIn": 7200}))
     server.on(SESSION, OK)
     server.on(SINGLE, Reply({"processQueryKey": "q", "invalidStaffIdList": []}))
@@ -42,10 +44,11 @@ def ding(settings: Settings, client: redis.Redis, server: ScriptedServer) -> Din
     return make(settings, client)
 
 
-def make(settings: Settings, client: redis.Redis, **changes: Any) -> DingTalk:
+def make(settings: Settings, client: redis.Redis, **changes: Any) -> DingTalkSender:
     assert settings.dingtalk
     limiter = Limiter(client, sleep=lambda _: None)
-    return DingTalk(dataclasses.replace(settings.dingtalk, **changes), client, Http(), limiter)
+    services = Services(client, Http(), limiter, Cache(client, enabled=True, ttl=60))
+    return DingTalkSender(dataclasses.replace(settings.dingtalk, **changes), services)
 
 
 def message(server: ScriptedServer, *, group: bool = False, lives_ms: int = 600_000, **route: Any) -> Message:
@@ -58,13 +61,13 @@ def message(server: ScriptedServer, *, group: bool = False, lives_ms: int = 600_
     return Message("dingtalk", "m", "cid", group, "staff", 1, sender_name="Li", route=known | route)
 
 
-def send(ding: DingTalk, to: Message, content: str = "hello") -> list[str]:
+def send(ding: DingTalkSender, to: Message, content: str = "hello") -> list[str]:
     mark = Mock(spec=Mark)
     ding.send(to, "0", content, mark)
     return [call[0] for call in mark.method_calls]
 
 
-def test_answer_through_the_session(ding: DingTalk, server: ScriptedServer) -> None:
+def test_answer_through_the_session(ding: DingTalkSender, server: ScriptedServer) -> None:
     assert send(ding, message(server)) == ["written"]
     [request] = server.requests
     assert (request.path, request.query) == (SESSION, "session=hidden")
@@ -73,14 +76,14 @@ def test_answer_through_the_session(ding: DingTalk, server: ScriptedServer) -> N
     assert "x-acs-dingtalk-access-token" not in request.headers
 
 
-def test_markdown(ding: DingTalk, server: ScriptedServer) -> None:
+def test_markdown(ding: DingTalkSender, server: ScriptedServer) -> None:
     send(ding, message(server), "# Title\n- a\n- b")
     assert server.requests[0].body["markdown"] == {"title": "Title", "text": "# Title\n- a\n- b"}
     send(ding, message(server, lives_ms=0), "**bold**")
     assert json.loads(server.requests[-1].body["msgParam"]) == {"title": "bold", "text": "**bold**"}
 
 
-def test_dead_session_in_a_single_chat(ding: DingTalk, server: ScriptedServer) -> None:
+def test_dead_session_in_a_single_chat(ding: DingTalkSender, server: ScriptedServer) -> None:
     server.on(SESSION, Reply({"errcode": 300001, "errmsg": "session not exist"}))
     assert send(ding, message(server)) == ["written", "refused", "written"]
     assert server.paths() == [SESSION, TOKEN, SINGLE]
@@ -90,13 +93,13 @@ def test_dead_session_in_a_single_chat(ding: DingTalk, server: ScriptedServer) -
     assert server.requests[-1].headers["x-acs-dingtalk-access-token"] == "t1"
 
 
-def test_throttled_session(ding: DingTalk, server: ScriptedServer) -> None:
+def test_throttled_session(ding: DingTalkSender, server: ScriptedServer) -> None:
     server.on(SESSION, Reply({"errcode": 130101, "errmsg": "send too fast"}))
     send(ding, message(server))
     assert server.paths() == [SESSION, TOKEN, SINGLE]
 
 
-def test_expired_session_in_a_group(ding: DingTalk, server: ScriptedServer) -> None:
+def test_expired_session_in_a_group(ding: DingTalkSender, server: ScriptedServer) -> None:
     send(ding, message(server, group=True, lives_ms=1000))
     assert server.paths() == [TOKEN, GROUP]
     assert server.requests[-1].body["openConversationId"] == "cid"
@@ -116,12 +119,12 @@ def test_expired_session_in_a_group(ding: DingTalk, server: ScriptedServer) -> N
         "",
     ],
 )
-def test_session_on_a_foreign_host_is_never_called(ding: DingTalk, server: ScriptedServer, url: str) -> None:
+def test_session_on_a_foreign_host_is_never_called(ding: DingTalkSender, server: ScriptedServer, url: str) -> None:
     send(ding, message(server, session_webhook=url))
     assert server.paths() == [TOKEN, SINGLE]
 
 
-def test_nobody_to_write_to(ding: DingTalk, server: ScriptedServer) -> None:
+def test_nobody_to_write_to(ding: DingTalkSender, server: ScriptedServer) -> None:
     with pytest.raises(Final, match="no staff id"):
         send(ding, message(server, lives_ms=0, staff_id=""))
 
@@ -140,7 +143,7 @@ def test_nobody_to_write_to(ding: DingTalk, server: ScriptedServer) -> None:
         (Reply({}, drop=True), Retry),
     ],
 )
-def test_failures_of_the_server_api(ding: DingTalk, server: ScriptedServer, reply: Reply, error: type) -> None:
+def test_failures_of_the_server_api(ding: DingTalkSender, server: ScriptedServer, reply: Reply, error: type) -> None:
     server.on(SINGLE, reply)
     with pytest.raises(error):
         send(ding, message(server, lives_ms=0))
@@ -155,7 +158,7 @@ def test_failures_of_the_server_api(ding: DingTalk, server: ScriptedServer, repl
     ],
 )
 def test_session_failures_to_try_again(
-    ding: DingTalk, server: ScriptedServer, reply: Reply, after: float | None
+    ding: DingTalkSender, server: ScriptedServer, reply: Reply, after: float | None
 ) -> None:
     server.on(SESSION, reply)
     with pytest.raises(Retry) as retry:
@@ -165,7 +168,7 @@ def test_session_failures_to_try_again(
     assert server.paths() == [SESSION]
 
 
-def test_refused_token_is_replaced_once(ding: DingTalk, server: ScriptedServer, client: redis.Redis) -> None:
+def test_refused_token_is_replaced_once(ding: DingTalkSender, server: ScriptedServer, client: redis.Redis) -> None:
     server.on(TOKEN, Reply({"accessToken": "old", "expireIn": 7200}), Reply({"accessToken": "new", "expireIn": 7200}))
     server.on(SINGLE, Reply({"code": "InvalidAuthentication"}, 401), Reply({"processQueryKey": "q"}))
     assert send(ding, message(server, lives_ms=0)) == ["written", "refused", "written"]
@@ -178,7 +181,7 @@ def test_refused_token_is_replaced_once(ding: DingTalk, server: ScriptedServer, 
         send(ding, message(server, lives_ms=0))
 
 
-def test_wrong_secret(ding: DingTalk, server: ScriptedServer) -> None:
+def test_wrong_secret(ding: DingTalkSender, server: ScriptedServer) -> None:
     server.on(TOKEN, Reply({"code": "invalidClientIdOrSecret"}, 400))
     with pytest.raises(Final, match="token answered 400"):
         send(ding, message(server, lives_ms=0))
@@ -201,7 +204,7 @@ def test_token_is_fetched_by_one_at_a_time(settings: Settings, client: redis.Red
 # Pictures
 
 
-def test_download(ding: DingTalk, server: ScriptedServer) -> None:
+def test_download(ding: DingTalkSender, server: ScriptedServer) -> None:
     server.on(DOWNLOAD, Reply({"downloadUrl": f"{server.url}/file?sig=x"}))
     server.on("/file", Reply(b"\x89PNG"))
     assert ding.download(message(server), "code-1") == b"\x89PNG"
@@ -210,7 +213,7 @@ def test_download(ding: DingTalk, server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/x", "https://evil.example/x", None, 5])
-def test_download_from_a_foreign_host(ding: DingTalk, server: ScriptedServer, url: Any) -> None:
+def test_download_from_a_foreign_host(ding: DingTalkSender, server: ScriptedServer, url: Any) -> None:
     server.on(DOWNLOAD, Reply({"downloadUrl": url}))
     with pytest.raises(Final, match="not allowed"):
         ding.download(message(server), "c")
@@ -227,7 +230,7 @@ def test_download_from_a_foreign_host(ding: DingTalk, server: ScriptedServer, ur
     ],
 )
 def test_failing_downloads(
-    ding: DingTalk, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, reply: Reply, error: type
+    ding: DingTalkSender, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, reply: Reply, error: type
 ) -> None:
     monkeypatch.setattr(module, "MAX_IMAGE_BYTES", 1000)
     server.on(DOWNLOAD, Reply({"downloadUrl": f"{server.url}/file"}))
@@ -255,12 +258,12 @@ def test_push_signs_and_leaves_the_stored_url_alone(
 
 
 @pytest.mark.parametrize(("code", "error"), [(310000, Final), (130101, Retry), (None, Final)])
-def test_refused_push(ding: DingTalk, server: ScriptedServer, code: int | None, error: type) -> None:
+def test_refused_push(ding: DingTalkSender, server: ScriptedServer, code: int | None, error: type) -> None:
     server.on("/robot/send", Reply({"errcode": code}))
     with pytest.raises(error):
         ding.push("a")
 
 
-def test_names_and_mentions_come_with_the_callback(ding: DingTalk, server: ScriptedServer) -> None:
+def test_names_and_mentions_come_with_the_callback(ding: DingTalkSender, server: ScriptedServer) -> None:
     assert ding.user_name(message(server)) == "Li"
     assert ding.addressed(message(server, group=True))

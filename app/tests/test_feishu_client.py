@@ -15,7 +15,8 @@ from clawdbot.errors import Final, Retry
 from clawdbot.http import Http
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
-from clawdbot.platforms.feishu.client import Feishu, reply_uuid
+from clawdbot.platforms.base import Services
+from clawdbot.platforms.feishu.client import FeishuSender, reply_uuid
 from clawdbot.sent import Mark
 
 from .conftest import Reply, ScriptedServer
@@ -30,24 +31,25 @@ OK = Reply({"code": 0, "msg": "success", "data": {}})
 
 
 @pytest.fixture
-def lark(settings: Settings, client: redis.Redis, server: ScriptedServer) -> Feishu:
+def lark(settings: Settings, client: redis.Redis, server: ScriptedServer) -> FeishuSender:
     server.on(TOKEN, Reply({"code": 0, "tenant_access_token": "t1", "expire": 7200}))
     server.on(REPLY, OK)
     server.on(SEND, OK)
     assert settings.feishu
     cache = Cache(client, enabled=True, ttl=60)
-    return Feishu(settings.feishu, client, Http(), Limiter(client, sleep=lambda _: None), cache)
+    services = Services(client, Http(), Limiter(client, sleep=lambda _: None), cache)
+    return FeishuSender(settings.feishu, services)
 
 
 def message(**fields: Any) -> Message:
     return dataclasses.replace(Message("feishu", "om_1", "oc_1", False, "ou_user", 1), **fields)
 
 
-def send(lark: Feishu, content: str = "hello", part: str = "0") -> None:
+def send(lark: FeishuSender, content: str = "hello", part: str = "0") -> None:
     lark.send(message(), part, content, Mock(spec=Mark))
 
 
-def test_reply(lark: Feishu, server: ScriptedServer) -> None:
+def test_reply(lark: FeishuSender, server: ScriptedServer) -> None:
     send(lark)
     assert server.paths() == [TOKEN, REPLY]
     request = server.requests[1]
@@ -56,7 +58,7 @@ def test_reply(lark: Feishu, server: ScriptedServer) -> None:
     assert json.loads(request.body["content"]) == {"text": "hello"}
 
 
-def test_uuid_is_the_same_at_every_attempt_and_fits(lark: Feishu, server: ScriptedServer) -> None:
+def test_uuid_is_the_same_at_every_attempt_and_fits(lark: FeishuSender, server: ScriptedServer) -> None:
     for part in ("0", "0", "1"):
         send(lark, part=part)
     first, again, second = (request.body["uuid"] for request in server.requests[1:])
@@ -65,7 +67,7 @@ def test_uuid_is_the_same_at_every_attempt_and_fits(lark: Feishu, server: Script
     assert reply_uuid(message(id="om_2"), "0") != reply_uuid(message(), "0")
 
 
-def test_markdown_degrades_from_card_to_post_to_text(lark: Feishu, server: ScriptedServer) -> None:
+def test_markdown_degrades_from_card_to_post_to_text(lark: FeishuSender, server: ScriptedServer) -> None:
     server.on(REPLY, Reply({"code": 230099}, 400), Reply({"code": 230025}), OK)
     send(lark, "**bold**")
     assert [request.body["msg_type"] for request in server.requests[1:]] == ["interactive", "post", "text"]
@@ -78,7 +80,7 @@ def test_markdown_degrades_from_card_to_post_to_text(lark: Feishu, server: Scrip
 
 
 @pytest.mark.parametrize("code", [230011, 230110])
-def test_recalled_message_is_answered_in_the_chat(lark: Feishu, server: ScriptedServer, code: int) -> None:
+def test_recalled_message_is_answered_in_the_chat(lark: FeishuSender, server: ScriptedServer, code: int) -> None:
     server.on(REPLY, Reply({"code": code}, 400))
     send(lark)
     request = server.requests[-1]
@@ -100,7 +102,7 @@ def test_recalled_message_is_answered_in_the_chat(lark: Feishu, server: Scripted
         (Reply({"code": "odd"}), Final, None),
     ],
 )
-def test_failures(lark: Feishu, server: ScriptedServer, reply: Reply, error: type, after: float | None) -> None:
+def test_failures(lark: FeishuSender, server: ScriptedServer, reply: Reply, error: type, after: float | None) -> None:
     server.on(REPLY, reply)
     with pytest.raises(error) as raised:
         send(lark)
@@ -108,7 +110,7 @@ def test_failures(lark: Feishu, server: ScriptedServer, reply: Reply, error: typ
 
 
 @pytest.mark.parametrize("code", [99991663, 99991668])
-def test_refused_token_is_replaced_once(lark: Feishu, server: ScriptedServer, code: int) -> None:
+def test_refused_token_is_replaced_once(lark: FeishuSender, server: ScriptedServer, code: int) -> None:
     server.on(REPLY, Reply({"code": code}, 400), OK)
     send(lark)
     assert server.paths() == [TOKEN, REPLY, TOKEN, REPLY]
@@ -118,13 +120,13 @@ def test_refused_token_is_replaced_once(lark: Feishu, server: ScriptedServer, co
 
 
 @pytest.mark.parametrize("reply", [Reply({"code": 10015}), Reply({"code": 0}), Reply(b"<html>")])
-def test_no_token(lark: Feishu, server: ScriptedServer, reply: Reply) -> None:
+def test_no_token(lark: FeishuSender, server: ScriptedServer, reply: Reply) -> None:
     server.on(TOKEN, reply)
     with pytest.raises(Final, match="token answered"):
         send(lark)
 
 
-def test_mention_gating_goes_by_id(lark: Feishu, server: ScriptedServer) -> None:
+def test_mention_gating_goes_by_id(lark: FeishuSender, server: ScriptedServer) -> None:
     server.on(INFO, Reply({"code": 0, "bot": {"open_id": "ou_bot", "app_name": "Bot"}}))
     assert lark.addressed(message())
     assert server.requests == []
@@ -135,13 +137,13 @@ def test_mention_gating_goes_by_id(lark: Feishu, server: ScriptedServer) -> None
 
 
 @pytest.mark.parametrize("reply", [Reply({"code": 0}), Reply({"code": 0, "bot": {}}), Reply({"code": 1})])
-def test_bot_without_id(lark: Feishu, server: ScriptedServer, reply: Reply) -> None:
+def test_bot_without_id(lark: FeishuSender, server: ScriptedServer, reply: Reply) -> None:
     server.on(INFO, reply)
     with pytest.raises(Final):
         lark.addressed(message(group=True, mentions=("ou_bot",)))
 
 
-def test_user_name_is_looked_up_once(lark: Feishu, server: ScriptedServer) -> None:
+def test_user_name_is_looked_up_once(lark: FeishuSender, server: ScriptedServer) -> None:
     server.on(USER, Reply({"code": 0, "data": {"user": {"name": "Han"}}}))
     assert [lark.user_name(message()), lark.user_name(message())] == ["Han", "Han"]
     assert server.paths().count(USER) == 1
@@ -149,13 +151,13 @@ def test_user_name_is_looked_up_once(lark: Feishu, server: ScriptedServer) -> No
 
 
 @pytest.mark.parametrize("reply", [Reply({"code": 99991672}, 400), Reply({"code": 0}), Reply({}, drop=True)])
-def test_without_permission_for_names(lark: Feishu, server: ScriptedServer, reply: Reply) -> None:
+def test_without_permission_for_names(lark: FeishuSender, server: ScriptedServer, reply: Reply) -> None:
     server.on(USER, reply)
     assert [lark.user_name(message()), lark.user_name(message())] == ["", ""]
     assert server.paths().count(USER) == 1
 
 
-def test_download(lark: Feishu, server: ScriptedServer) -> None:
+def test_download(lark: FeishuSender, server: ScriptedServer) -> None:
     server.on(PICTURE, Reply(b"\xff\xd8"))
     assert lark.download(message(), "img_1") == b"\xff\xd8"
     assert server.requests[-1].query == "type=image"
@@ -164,7 +166,7 @@ def test_download(lark: Feishu, server: ScriptedServer) -> None:
         lark.download(message(), "img_1")
 
 
-def test_ids_cannot_change_the_path(lark: Feishu, server: ScriptedServer) -> None:
+def test_ids_cannot_change_the_path(lark: FeishuSender, server: ScriptedServer) -> None:
     with pytest.raises(Final):
         lark.send(message(id="../../x?y=z#"), "0", "hi", Mock(spec=Mark))
     assert server.paths()[-1] == "/open-apis/im/v1/messages/..%2F..%2Fx%3Fy%3Dz%23/reply"

@@ -23,7 +23,7 @@ from clawdbot.limits import Limiter
 from clawdbot.message import Message
 from clawdbot.models.client import Question
 from clawdbot.models.presets import Preset
-from clawdbot.platforms.base import CallbackRequest, Platform, Received
+from clawdbot.platforms.base import Sender
 from clawdbot.sent import Mark
 from clawdbot.store import connect, key, session_key
 
@@ -37,16 +37,13 @@ class FakePlatform:
     part_bytes = 200
 
     def __init__(self) -> None:
+        self.access = Access()
         self.read: list[tuple[str, str]] = []
         self.failures: list[Exception] = []
         self.after_writing: Callable[[], None] = lambda: None
         self.deaf = False
         self.picture = b"no picture"
         self.downloads: list[Exception] = []
-
-    def receive(self, request: CallbackRequest) -> Received:
-        """Unused."""
-        raise NotImplementedError
 
     def addressed(self, message: Message) -> bool:
         """Whether the bot is meant."""
@@ -56,13 +53,13 @@ class FakePlatform:
         """A name for some."""
         return message.sender_name
 
-    def download(self, message: Message, image: str) -> bytes:  # noqa: ARG002  # part of Platform
+    def download(self, message: Message, image: str) -> bytes:  # noqa: ARG002  # part of Sender
         """The picture, or a failure."""
         if self.downloads:
             raise self.downloads.pop(0)
         return self.picture
 
-    def send(self, message: Message, part: str, content: str, mark: Mark) -> None:  # noqa: ARG002  # Platform's
+    def send(self, message: Message, part: str, content: str, mark: Mark) -> None:  # noqa: ARG002  # Sender's
         """Show it to the user, or fail before."""
         if self.failures:
             raise self.failures.pop(0)
@@ -107,7 +104,7 @@ class Rig:
         """A worker over the fakes."""
         client = connect(self.settings.redis, timeout=2)
         queue = Queue(client, name)
-        platforms: dict[str, Platform] = {"dingtalk": self.platform}
+        platforms: dict[str, Sender] = {"dingtalk": self.platform}
         cache = Cache(client, enabled=self.settings.redis.enabled, ttl=60)
         chat = Chat(self.settings, platforms, self.model, cache, Limiter(client), queue)
         return Worker(queue, chat, slots=slots, lease_seconds=lease_seconds, ttl=60)
@@ -245,9 +242,7 @@ def test_picture_that_cannot_be_fetched(rig: Rig) -> None:
 
 
 def test_allow_lists(rig: Rig) -> None:
-    assert rig.settings.dingtalk
-    access = Access(users=("friend",), conversations=("c",))
-    rig.settings = dataclasses.replace(rig.settings, dingtalk=dataclasses.replace(rig.settings.dingtalk, access=access))
+    rig.platform.access = Access(users=("friend",), conversations=("c",))
     rig.say("a", sender="friend")
     rig.say("b", sender="stranger")
     rig.say("c", sender="friend", conversation="elsewhere")

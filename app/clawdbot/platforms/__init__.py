@@ -1,1 +1,39 @@
-"""Chat platforms. `base` says what the rest of the bot expects of one."""
+"""The chat platforms. A new one is a package here, and its line in `PLATFORMS`; `base` says what it has to have."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from clawdbot.platforms import dingtalk, feishu
+
+if TYPE_CHECKING:
+    from clawdbot.config import Settings
+    from clawdbot.platforms.base import Receiver, Sender, Services
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Platform:
+    """How to make the two halves of a platform; None if it is not configured."""
+
+    receiver: Callable[[Settings], Receiver | None]
+    sender: Callable[[Settings, Services], Sender | None]
+
+
+PLATFORMS = {
+    "dingtalk": Platform(dingtalk.receiver, dingtalk.sender),
+    "feishu": Platform(feishu.receiver, feishu.sender),
+}
+
+
+def receivers(settings: Settings) -> dict[str, Receiver]:
+    """Return the receiving halves of the platforms that are configured."""
+    made = {name: platform.receiver(settings) for name, platform in PLATFORMS.items()}
+    return {name: receiver for name, receiver in made.items() if receiver}
+
+
+def senders(settings: Settings, services: Services) -> dict[str, Sender]:
+    """Return the sending halves of the platforms that are configured."""
+    made = {name: platform.sender(settings, services) for name, platform in PLATFORMS.items()}
+    return {name: sender for name, sender in made.items() if sender}

@@ -8,12 +8,20 @@ import dataclasses
 import hmac
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clawdbot import text
 from clawdbot.errors import Refusal
 from clawdbot.message import Message
-from clawdbot.sent import Mark
+
+if TYPE_CHECKING:
+    import redis
+
+    from clawdbot.cache import Cache
+    from clawdbot.config import Access
+    from clawdbot.http import Http
+    from clawdbot.limits import Limiter
+    from clawdbot.sent import Mark
 
 LONGEST_ID = 256
 LONGEST_TEXT = 200_000
@@ -54,11 +62,10 @@ class Received:
     note: str = ""
 
 
-class Platform(Protocol):
-    """One chat platform."""
+class Receiver(Protocol):
+    """What comes in from a chat platform: all that the web side needs of it."""
 
     name: str
-    part_bytes: int
 
     def receive(self, request: CallbackRequest) -> Received:
         """Verify and parse a callback.
@@ -66,6 +73,30 @@ class Platform(Protocol):
         Raises:
             Refusal: it is not authentic (401) or malformed (400).
         """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Services:
+    """What the senders share with everybody else in their process."""
+
+    client: redis.Redis
+    http: Http
+    limiter: Limiter
+    cache: Cache
+
+
+class Sender(Protocol):
+    """What goes out to a chat platform, and what is looked up there: all that the worker needs of it.
+
+    Attributes:
+        name: name of the platform.
+        access: who may talk to the bot.
+        part_bytes: greatest size of one part of an answer, UTF-8 bytes.
+    """
+
+    name: str
+    access: Access
+    part_bytes: int
 
     def addressed(self, message: Message) -> bool:
         """Whether the bot is meant; in a group it is if somebody mentions it."""

@@ -12,12 +12,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from clawdbot import alerts, config, factory, logs, metrics
+from clawdbot import alerts, config, logs, metrics
 from clawdbot.clock import now_ms
 from clawdbot.config import Settings
 from clawdbot.engine.intake import Intake
 from clawdbot.engine.queue import Queue
-from clawdbot.http import Http
+from clawdbot.platforms import PLATFORMS, receivers
 from clawdbot.store import connect, key
 from clawdbot.web import callbacks, observe
 
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 # DingTalk waits 2.5 s for an answer; Redis gets less than half of it, twice.
 REDIS_SECONDS = 1.0
-PLATFORMS = ("dingtalk", "feishu")
 
 
 def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_ms) -> Flask:
@@ -40,7 +39,7 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     client = connect(settings.redis, timeout=REDIS_SECONDS, connections=settings.web_threads + 8)
     queue = Queue(client)
     intake = Intake(queue, patience=2 * REDIS_SECONDS)
-    platforms = factory.platforms(settings, client, factory.cache(settings, client), Http())
+    platforms = receivers(settings)
     app = Flask("clawdbot", static_folder=None)
     # The callbacks do not come this far and count for themselves.
     app.config["MAX_CONTENT_LENGTH"] = callbacks.MAX_BODY

@@ -20,7 +20,7 @@ from werkzeug.wrappers import Request
 from clawdbot import metrics
 from clawdbot.engine.intake import Intake
 from clawdbot.errors import Refusal
-from clawdbot.platforms.base import CallbackRequest, Platform
+from clawdbot.platforms.base import CallbackRequest, Receiver
 from clawdbot.web import observe
 
 if TYPE_CHECKING:
@@ -49,35 +49,35 @@ class Callbacks:
     """
 
     def __init__(
-        self, others: WSGIApplication, platforms: Iterable[Platform], intake: Intake, clock: Callable[[], int]
+        self, others: WSGIApplication, receivers: Iterable[Receiver], intake: Intake, clock: Callable[[], int]
     ) -> None:
-        """Serve ``platforms`` with ``intake``; ``clock`` returns Unix time in milliseconds."""
+        """Serve ``receivers`` with ``intake``; ``clock`` returns Unix time in milliseconds."""
         self._others = others
-        self._platforms = {path(platform.name): platform for platform in platforms}
+        self._receivers = {path(receiver.name): receiver for receiver in receivers}
         self._intake = intake
         self._clock = clock
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request, see PEP 3333."""
-        platform = self._platforms.get(environ["PATH_INFO"])
-        if platform is None:
+        receiver = self._receivers.get(environ["PATH_INFO"])
+        if receiver is None:
             return self._others(environ, start_response)
         started = time.perf_counter()
         fields: dict[str, str] = {}
-        status, reply = self._answer(platform, environ, fields)
-        metrics.CALLBACKS.labels(platform.name, fields["result"]).inc()
+        status, reply = self._answer(receiver, environ, fields)
+        metrics.CALLBACKS.labels(receiver.name, fields["result"]).inc()
         body = json.dumps(reply).encode()
-        observe.answered(f"{platform.name}_callback", environ, status, len(body), started, fields)
+        observe.answered(f"{receiver.name}_callback", environ, status, len(body), started, fields)
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(STATUS[status], headers if status != 405 else [*headers, ("Allow", "POST")])
         return [body]
 
     def _answer(
-        self, platform: Platform, environ: WSGIEnvironment, fields: dict[str, str]
+        self, receiver: Receiver, environ: WSGIEnvironment, fields: dict[str, str]
     ) -> tuple[int, Mapping[str, object]]:
         """Status and body; what belongs into the access line is added to ``fields``."""
         try:
-            received = platform.receive(_request(environ, self._clock()))
+            received = receiver.receive(_request(environ, self._clock()))
             if received.note:
                 fields["note"] = received.note
             fields["result"] = "ignored"

@@ -21,8 +21,10 @@ GROUP = "2"
 NOTHING_TO_SAY = {"msgtype": "empty"}
 
 
-class CallbackParser:
-    """Verifies and parses DingTalk's callbacks."""
+class DingTalkReceiver:
+    """Verifies and parses DingTalk's callbacks, see `clawdbot.platforms.base.Receiver`."""
+
+    name = "dingtalk"
 
     def __init__(self, config: DingTalkConfig) -> None:
         """Prepare keys."""
@@ -30,7 +32,7 @@ class CallbackParser:
         self._cipher = EventCipher(config.aes_key, config.app_key)
 
     def receive(self, request: CallbackRequest) -> Received:
-        """Tell the two kinds apart; see `Platform.receive`."""
+        """Tell the two kinds apart; see `Receiver.receive`."""
         query = request.query
         signature = query.get("msg_signature") or query.get("signature")
         if signature and "nonce" in query:

@@ -10,17 +10,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import redis
-
 from clawdbot import http, metrics, text
 from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig
 from clawdbot.errors import Final, Retry
-from clawdbot.http import Http, Response, TransportError
-from clawdbot.limits import Limiter, Rate
+from clawdbot.http import Response, TransportError
+from clawdbot.limits import Rate
 from clawdbot.message import Message
-from clawdbot.platforms.base import CallbackRequest, Received
-from clawdbot.platforms.dingtalk.callback import CallbackParser
+from clawdbot.platforms.base import Services
 from clawdbot.platforms.dingtalk.crypto import robot_sign
 from clawdbot.sent import Mark
 from clawdbot.tokens import Token
@@ -41,27 +38,23 @@ TOO_MANY = 429
 SERVER_ERROR = 500
 
 
-class DingTalk:
-    """DingTalk, as `clawdbot.platforms.base.Platform` describes it."""
+class DingTalkSender:
+    """What `clawdbot.platforms.base.Sender` describes."""
 
     name = "dingtalk"
     # msgParam may have 15 000 bytes, and JSON may double each of them.
     part_bytes = 7_000
 
-    def __init__(self, config: DingTalkConfig, client: redis.Redis, web: Http, limiter: Limiter) -> None:
-        """Share the client of Redis, HTTP and the limiter with others."""
+    def __init__(self, config: DingTalkConfig, services: Services) -> None:
+        """Share ``services`` with others."""
+        self.access = config.access
         self._config = config
-        self._http = web
-        self._limiter = limiter
-        self._parser = CallbackParser(config)
-        self._token = Token(client, self.name, config.app_key, self._fetch_token)
+        self._http = services.http
+        self._limiter = services.limiter
+        self._token = Token(services.client, self.name, config.app_key, self._fetch_token)
         self._bases = (config.api_base_url, config.oapi_base_url)
 
-    def receive(self, request: CallbackRequest) -> Received:
-        """See `Platform.receive`."""
-        return self._parser.receive(request)
-
-    def addressed(self, message: Message) -> bool:  # noqa: ARG002  # part of Platform
+    def addressed(self, message: Message) -> bool:  # noqa: ARG002  # part of Sender
         """DingTalk delivers only those group messages that mention the robot."""
         return True
 
@@ -74,7 +67,7 @@ class DingTalk:
     def send(
         self,
         message: Message,
-        part: str,  # noqa: ARG002  # part of Platform
+        part: str,  # noqa: ARG002  # part of Sender
         content: str,
         mark: Mark,
     ) -> None:

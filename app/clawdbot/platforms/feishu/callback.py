@@ -29,15 +29,17 @@ LONGEST_CHALLENGE = 1024
 SIGNED_HEADERS = ("x-lark-signature", "x-lark-request-timestamp", "x-lark-request-nonce")
 
 
-class CallbackParser:
-    """Verifies and parses Feishu's callbacks."""
+class FeishuReceiver:
+    """Verifies and parses Feishu's callbacks, see `clawdbot.platforms.base.Receiver`."""
+
+    name = "feishu"
 
     def __init__(self, config: FeishuConfig) -> None:
         """Keep the keys."""
         self._config = config
 
     def receive(self, request: CallbackRequest) -> Received:
-        """See `Platform.receive`."""
+        """See `Receiver.receive`."""
         if self._config.encryption_key:
             event, signed = self._open(request)
         else:

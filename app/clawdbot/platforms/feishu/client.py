@@ -13,17 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-import redis
-
 from clawdbot import metrics, text
-from clawdbot.cache import Cache
 from clawdbot.config import FeishuConfig
 from clawdbot.errors import Final, Retry
-from clawdbot.http import Http, Response, TransportError
-from clawdbot.limits import Limiter, Rate
+from clawdbot.http import Response, TransportError
+from clawdbot.limits import Rate
 from clawdbot.message import Message
-from clawdbot.platforms.base import CallbackRequest, Received
-from clawdbot.platforms.feishu.callback import CallbackParser
+from clawdbot.platforms.base import Services
 from clawdbot.sent import Mark
 from clawdbot.tokens import Token
 
@@ -41,25 +37,21 @@ TOO_MANY = 429
 SERVER_ERROR = 500
 
 
-class Feishu:
-    """Feishu, as `clawdbot.platforms.base.Platform` describes it."""
+class FeishuSender:
+    """What `clawdbot.platforms.base.Sender` describes."""
 
     name = "feishu"
     # A card or post may have 30 KB; JSON may double each byte.
     part_bytes = 12_000
 
-    def __init__(self, config: FeishuConfig, client: redis.Redis, web: Http, limiter: Limiter, cache: Cache) -> None:
-        """Share the client of Redis, HTTP, limiter and cache with others."""
+    def __init__(self, config: FeishuConfig, services: Services) -> None:
+        """Share ``services`` with others."""
+        self.access = config.access
         self._config = config
-        self._http = web
-        self._limiter = limiter
-        self._cache = cache
-        self._parser = CallbackParser(config)
-        self._token = Token(client, self.name, config.app_id, self._fetch_token)
-
-    def receive(self, request: CallbackRequest) -> Received:
-        """See `Platform.receive`."""
-        return self._parser.receive(request)
+        self._http = services.http
+        self._limiter = services.limiter
+        self._cache = services.cache
+        self._token = Token(services.client, self.name, config.app_id, self._fetch_token)
 
     def addressed(self, message: Message) -> bool:
         """In a group the bot is meant if one of the mentions has its own id; names can be faked."""
