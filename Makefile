@@ -29,11 +29,13 @@ setup: .venv/.done ## install everything the controller needs: Python environmen
 	@sandbox/engine.sh
 	@sandbox/images.sh
 
+# With extras: pip before 23.3 refuses a lock without them as soon as there is a newer version of what asks for them.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --upgrade
 .PHONY: lock
 lock: ## write the lock files anew from requirements*.in (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements.in -o requirements.txt
-	cd app && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements.in -o requirements.txt
-	cd app && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements-dev.in -o requirements-dev.txt
+	$(COMPILE) requirements.in -o requirements.txt
+	cd app && $(COMPILE) requirements.in -o requirements.txt
+	cd app && $(COMPILE) requirements-dev.in -o requirements-dev.txt
 
 # --- Try it --------------------------------------------------------------------------------------
 .PHONY: demo
