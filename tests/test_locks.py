@@ -45,7 +45,7 @@ def stub(folder: Path, package: Distribution, version: str) -> str:
     stem = f"{canonical(package.metadata['Name']).replace('-', '_')}-{version}"
     kept = ("Requires-Dist", "Provides-Extra", "Requires-Python")
     said = [("Metadata-Version", "2.1"), ("Name", package.metadata["Name"]), ("Version", version)]
-    said += [(key, value) for key, value in package.metadata.items() if key in kept]
+    said += [(key, value) for key in kept for value in package.metadata.get_all(key, [])]
     path = folder / f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         about = f"{stem}.dist-info"
