@@ -26,6 +26,9 @@ UNSUPPORTED = "I can read text and pictures, but not this kind of message ({kind
 NO_VISION = "The model behind me cannot see pictures. Please describe it in words."
 NO_DOWNLOAD = "I could not fetch the picture. Please send it again, or a smaller one."
 NOT_A_PICTURE = "I cannot read this picture. PNG, JPEG, WebP and GIF work."
+PICTURE_HEIC = (
+    "I cannot read HEIC pictures. Please send a screenshot of it, or a JPEG (iPhone: Settings > Camera > Formats)."
+)
 PICTURE_TOO_BIG = "This picture is too large for me. Please send a smaller one."
 
 # What the model service did.
