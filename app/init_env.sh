@@ -78,7 +78,7 @@ bot() { "$python" -m clawdbot "$@"; }
 if [ "$container" = yes ]; then
     image=clawdbot:${app##*/}
     docker image inspect "$image" >/dev/null || fail "the image $image is missing; run the Ansible playbook again"
-    mapfile -t names < <(sed -n 's/^\([A-Z_]*\)=.*/--env=\1/p' "$config/service.env" "$config/clawdbot.env")
+    mapfile -t names < <(sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/--env=\1/p' "$config/service.env" "$config/clawdbot.env")
     bot() { docker run --rm --pull never --network host --user 0 "${names[@]}" --volume "$config:$config" "$image" python -m clawdbot "$@"; }
 else
     [ -x "$python" ] || fail "$python is missing; run the Ansible playbook again"
@@ -136,8 +136,8 @@ else
 fi
 
 url=http://127.0.0.1:$CLAWDBOT_PORT/health
-answer() {
-    python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=2).read().decode().strip())' "$url" 2>/dev/null
+answer() { # not through the proxy that the bot may be told to use
+    no_proxy='*' python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=2).read().decode().strip())' "$url" 2>/dev/null
 }
 for _ in $(seq 60); do
     if [ "$(answer)" = '{"status":"healthy"}' ]; then

@@ -67,6 +67,9 @@ clawdbot_model_type: gpt
 site_ssh_port: "{{ nowhere }}"
 site_domain: [a, b]
 site_alerts_token: a1a1a1a1a1
+clawdbot_dingtalk_allow_users: alice,bob
+clawdbot_model_vision: perhaps
+clawdbot_extra_environment: {MODEL_NAME: x, "no name": y, HTTPS_PROXY: "http://proxy.example.com:3128"}
 """
     done = preflight(hosts, variables, "-e", "nginx_no_such_thing=1")
     said = done.stdout + done.stderr
@@ -78,6 +81,10 @@ site_alerts_token: a1a1a1a1a1
         "hosts.yml:8: ansible_host: app2 and app1 have the same address 192.0.2.11",
         "hosts.yml:9: app3: app3: 'app3' is not an IP address",
         "main.yml:2: clawdbot_modle_type: no role knows this variable; did you mean clawdbot_model_type?",
+        "main.yml:9: clawdbot_dingtalk_allow_users: must be a list",
+        "main.yml:10: clawdbot_model_vision: value of clawdbot_model_vision must be one of",
+        "main.yml:11: clawdbot_extra_environment: MODEL_NAME is the role's to set; use clawdbot_model_name",
+        "main.yml:11: clawdbot_extra_environment: 'no name' is no name of an environment variable",
         "main.yml:3: clawdbot_dingtalk_app_key: still holds the placeholder 'your_app_key'",
         "main.yml:4: clawdbot_dingtalk_aes_key: has 5 characters, DingTalk's have 43",
         "main.yml:6: site_ssh_port: cannot be worked out",

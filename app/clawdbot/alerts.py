@@ -49,19 +49,6 @@ PUBLIC = {400: "not Alertmanager's webhook, version 4", 401: "wrong or missing b
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Config:
-    """Where alerts come from and go to. An empty ``token`` switches the receiver off, an empty chat its platform."""
-
-    token: str = dataclasses.field(repr=False)
-    feishu_chat: str
-
-    @classmethod
-    def load(cls, environ: Mapping[str, str]) -> Config:
-        """Read ``CLAWDBOT_ALERTS_TOKEN`` and ``CLAWDBOT_ALERTS_FEISHU_CHAT`` (the group's chat_id, ``oc_...``)."""
-        return cls(environ.get("CLAWDBOT_ALERTS_TOKEN", ""), environ.get("CLAWDBOT_ALERTS_FEISHU_CHAT", ""))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Alert:
     """One alert of a notification; times as Alertmanager wrote them."""
 
@@ -193,7 +180,7 @@ class _Alone:
 Chat = Callable[[str, str], None]
 
 
-def chats(config: Config, settings: Settings, client: redis.Redis) -> dict[str, Chat]:
+def chats(settings: Settings, client: redis.Redis) -> dict[str, Chat]:
     """The chats that are configured: DingTalk's robot if it has an access token, Feishu's group if it has an id."""
     found: dict[str, Chat] = {}
     limiter = Limiter(client)
@@ -207,9 +194,9 @@ def chats(config: Config, settings: Settings, client: redis.Redis) -> dict[str, 
             dingtalk.push(content)
 
         found["dingtalk"] = push
-    if settings.feishu and config.feishu_chat:
+    if settings.feishu and settings.alerts.feishu_chat:
         feishu = FeishuSender(settings.feishu, services)
-        found["feishu"] = lambda content, news: feishu.push(config.feishu_chat, content, news)
+        found["feishu"] = lambda content, news: feishu.push(settings.alerts.feishu_chat, content, news)
     return found
 
 
@@ -234,15 +221,15 @@ def tell(name: str, chat: Chat, notification: Notification, client: redis.Redis)
     return True
 
 
-def install(app: Flask, config: Config, settings: Settings, client: redis.Redis) -> None:
+def install(app: Flask, settings: Settings, client: redis.Redis) -> None:
     """Add ``POST /api/alerts`` to ``app``.
 
     200: every chat knows. 400: no notification. 401: the bearer token is wrong or missing. 404: switched off.
     503: a chat could not be told, or none is configured; to be repeated.
     """
-    shared = chats(config, settings, client)
+    shared = chats(settings, client)
     alone = cast("redis.Redis", _Alone())
-    own = chats(config, settings, alone)
+    own = chats(settings, alone)
 
     def deliver(notification: Notification) -> bool:
         try:
@@ -254,10 +241,10 @@ def install(app: Flask, config: Config, settings: Settings, client: redis.Redis)
 
     @app.post("/api/alerts")
     def alerts() -> Response:
-        if not config.token:
+        if not settings.alerts.token:
             return _answer("switched_off", "alerts have no token; set CLAWDBOT_ALERTS_TOKEN", 404)
         try:
-            if not same(request.headers.get("Authorization", ""), f"Bearer {config.token}"):
+            if not same(request.headers.get("Authorization", ""), f"Bearer {settings.alerts.token}"):
                 raise Refusal(401, "wrong_token")
             notification = parse(request.get_data(cache=False))
         except Refusal as refusal:

@@ -59,11 +59,11 @@ def make(environ: dict[str, str], **changes: str) -> Node:
     """A node that knows a DingTalk robot and a Feishu group unless ``changes`` say otherwise."""
     path = Path(environ["CLAWDBOT_CONFIG_DIR"], "dingtalk.yaml")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"access_token": changes.pop("robot", "r0b0t")}))
-    settings = config.load(environ)
+    given = {"CLAWDBOT_ALERTS_TOKEN": TOKEN, "CLAWDBOT_ALERTS_FEISHU_CHAT": "oc_ops"} | changes
+    settings = config.load(environ | given)
     client = connect(settings.redis, timeout=1)
     app = Flask("test")
-    given = {"CLAWDBOT_ALERTS_TOKEN": TOKEN, "CLAWDBOT_ALERTS_FEISHU_CHAT": "oc_ops"} | changes
-    alerts.install(app, alerts.Config.load(given), settings, client)
+    alerts.install(app, settings, client)
 
     def post(body: Any, authorization: str | None = f"Bearer {TOKEN}") -> TestResponse:
         headers = {} if authorization is None else {"Authorization": authorization}

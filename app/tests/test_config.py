@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from clawdbot import config
+from clawdbot.config import files
 from clawdbot.models.presets import presets
 
 
@@ -38,8 +39,8 @@ def test_good_configuration(environ: dict[str, str]) -> None:
 
 def test_secrets_are_not_shown(environ: dict[str, str]) -> None:
     environ |= {"MODEL_TYPE": "gpt", "MODEL_API_KEY": "sk-very-secret", "CLAWDBOT_REDIS_PASSWORD": "hush-hush"}
-    settings = config.load(environ)
-    assert len(settings.secrets()) == 8
+    settings = config.load(environ | {"CLAWDBOT_ALERTS_TOKEN": "alerts-secret"})
+    assert len(settings.secrets()) == 9
     assert not [secret for secret in settings.secrets() if secret in repr(settings)]
 
 
@@ -76,6 +77,15 @@ def test_misspelled_key_is_only_a_warning(environ: dict[str, str]) -> None:
     assert [problem.fatal for problem in settings.problems] == [False]
     assert "not a known key" in str(settings.problems[0])
     assert settings.dingtalk
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("MODEL_NAEM", "MODEL_NAME"), ("CLAWDBOT_WEB_WORKER", "CLAWDBOT_WEB_WORKERS")]
+)
+def test_misspelled_variable_is_only_a_warning(environ: dict[str, str], name: str, near: str) -> None:
+    found = config.load(environ | {name: "1", "CLAWDBOT_RUNTIME": "docker", "HTTPS_PROXY": "http://proxy:3128"})
+    assert [(problem.key, problem.fatal) for problem in found.problems] == [(name, False)]
+    assert f"did you mean {near}?" in found.problems[0].cure
 
 
 def test_all_problems_at_once(environ: dict[str, str]) -> None:
@@ -128,14 +138,14 @@ def test_javascript_goes_through_node(environ: dict[str, str], monkeypatch: pyte
 
 
 def test_javascript_that_never_ends(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "NODE_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(files, "NODE_TIMEOUT_SECONDS", 1)
     (Path(environ["CLAWDBOT_CONFIG_DIR"]) / "feishu.js").write_text("setInterval(() => {}, 1000)")
     assert "does not end" in "\n".join(problems(environ))
 
 
 def test_without_node(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(config, "NODE_READ", ("node-that-is-not-there",))
+    monkeypatch.setattr(files, "NODE_READ", ("node-that-is-not-there",))
     assert "install the package nodejs" in "\n".join(problems(environ))
 
 

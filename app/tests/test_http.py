@@ -132,3 +132,13 @@ CONFIGURED = ("http://10.0.0.5:9000", "https://proxy.example.org")
 )
 def test_allow_list(url: str, expected: bool) -> None:
     assert allowed(url, OFFICIAL, CONFIGURED) is expected
+
+
+def test_calls_go_through_the_proxy_of_the_environment(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows the host name: only a proxy, which gets the whole URL, can answer."""
+    server.on("http://nowhere.test/x", Reply({"by": "proxy"}))
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    assert Http().request("POST", "http://nowhere.test/x", payload={}).json() == {"by": "proxy"}
+    monkeypatch.setenv("NO_PROXY", "nowhere.test")
+    with pytest.raises(TransportError):
+        Http().request("GET", "http://nowhere.test/x")

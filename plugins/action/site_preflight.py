@@ -242,9 +242,11 @@ class Preflight:
 
     @staticmethod
     def type_errors(name: str, option: Spec, value: object) -> list[str]:
-        """What Ansible would say of the value; stricter for texts, which it makes of anything."""
+        """What Ansible would say of the value; stricter for texts and lists, which it makes of anything."""
         if option.get("type", "str") in ("str", "path") and isinstance(value, list | Mapping):
             return [f"must be a text, not a {'list' if isinstance(value, list) else 'mapping'}"]
+        if option.get("type") == "list" and not isinstance(value, list):
+            return ["must be a list, such as [one, two]"]
         checked = {**option, "required": False}
         errors: list[str] = ArgumentSpecValidator({name: checked}).validate({name: value}).error_messages
         return errors
@@ -290,6 +292,17 @@ class Preflight:
         key = variables.get("clawdbot_dingtalk_aes_key")
         if isinstance(key, str) and key and len(key) != AES_KEY_LENGTH:
             self.add("clawdbot_dingtalk_aes_key", f"has {len(key)} characters, DingTalk's have {AES_KEY_LENGTH}", host)
+        extra = variables.get("clawdbot_extra_environment")
+        for name in extra if isinstance(extra, Mapping) else ():
+            if re.match(r"CLAWDBOT_|MODEL_|PROMETHEUS_", str(name)):
+                near = difflib.get_close_matches(f"clawdbot_{str(name).lower()}", self.options, n=1)
+                self.add(
+                    "clawdbot_extra_environment",
+                    f"{name} is the role's to set{f'; use {near[0]}' if near else ''}",
+                    host,
+                )
+            elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+                self.add("clawdbot_extra_environment", f"{name!r} is no name of an environment variable", host)
         for name, option in self.options.items():
             value = variables.get(name)
             if option.get("no_log") and isinstance(value, str) and re.search(r"['\\\n]", value):

@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     for name in PLATFORMS:
         if name not in platforms:
             app.add_url_rule(callbacks.path(name), endpoint=f"{name}_callback", view_func=_off(name), methods=["POST"])
-    alerts.install(app, alerts.Config.load(os.environ), settings, client)
+    alerts.install(app, settings, client)
     return app
 
 

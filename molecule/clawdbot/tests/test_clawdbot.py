@@ -4,10 +4,14 @@ Scenario `clawdbot-docker` runs these tests as well: the promises do not depend 
 """
 
 import json
+import os
+import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 from bot import nobody_refused, wait_until_ready
+from installation import ROOT
 from testinfra.host import Host
 
 HOME = "/opt/clawdbot"
@@ -23,6 +27,38 @@ for number in range({LINES}):
     handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "rotation %d" % number, None, None))
     if number % 50 == 0:
         time.sleep(0.05)
+"""
+
+# A proxy that plays DingTalk for every name it is asked for, and writes down what it is sent.
+PROXY = """
+import http.server, json
+class Proxy(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        with open("/run/proxy.log", "a") as log:
+            print(json.dumps([self.path, body]), file=log)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{\\"errcode\\":0}')
+http.server.HTTPServer(("127.0.0.1", 3128), Proxy).serve_forever()
+"""
+
+# Somebody writes to the robot, with DingTalk's signature.
+WRITE = """
+import base64, hashlib, hmac, json, sys, time, urllib.request, uuid
+sender, words = sys.argv[1:]
+now, secret = str(int(time.time() * 1000)), "scenario-app-secret"
+sign = base64.b64encode(hmac.new(secret.encode(), f"{now}\\n{secret}".encode(), hashlib.sha256).digest()).decode()
+body = {
+    "msgtype": "text", "text": {"content": words}, "msgId": uuid.uuid4().hex, "createAt": int(now),
+    "conversationType": "1", "conversationId": f"cid-{sender}", "robotCode": "dingscenario",
+    "senderId": sender, "senderStaffId": sender, "senderNick": sender,
+    "sessionWebhook": "http://dingtalk.test/robot/sendBySession?session=s",
+    "sessionWebhookExpiredTime": int(now) + 600000,
+}
+headers = {"timestamp": now, "sign": sign, "Content-Type": "application/json"}
+url = "http://127.0.0.1:18789/api/dingtalk/callback"
+print(urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)).read())
 """
 
 
@@ -72,6 +108,63 @@ def test_no_secret_in_a_process_list_or_a_log(host: Host) -> None:
 
 def test_the_command_line_reads_the_same_configuration(host: Host) -> None:
     assert "Traceback" not in host.check_output("sudo clawdbot queue")
+
+
+@pytest.fixture
+def proxy(host: Host) -> Iterator[None]:
+    """The proxy that the bot is told to use."""
+    host.check_output("sudo systemd-run --quiet --unit=proxy python3 -c %s", PROXY)
+    yield
+    host.check_output("sudo systemctl stop proxy.service; sudo rm -f /run/proxy.log")
+
+
+def reply(host: Host, sender: str, words: str) -> str:
+    """What somebody is answered, as the proxy was handed it."""
+    host.check_output("sudo rm -f /run/proxy.log")
+    host.check_output("python3 -c %s %s %s", WRITE, sender, words)
+    host.check_output("timeout 20 sh -c %s", "until [ -s /run/proxy.log ]; do sleep 0.2; done")
+    url, body = json.loads(host.check_output("sudo tail -n 1 /run/proxy.log"))
+    assert url.startswith("http://dingtalk.test/")
+    return str(body)
+
+
+def converge(host: Host, *options: str) -> str:
+    """A run with other settings on this host, as its operator does it."""
+    inventory, name = os.environ["MOLECULE_INVENTORY_FILE"], host.backend.get_hostname()
+    done = subprocess.run(
+        ["ansible-playbook", "-i", inventory, "molecule/clawdbot/converge.yml", "--limit", name, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.mark.usefixtures("proxy")
+def test_the_bots_own_calls_go_through_the_proxy_that_it_is_given(host: Host) -> None:
+    assert "echo: hello" in reply(host, "alice", "hello")
+    for unit in ("clawdbot", "clawdbot-worker"):
+        if host.run(f"sudo docker inspect {unit}").rc == 0:
+            environment = host.check_output(f"sudo docker exec {unit} env")
+        else:
+            process = host.check_output(f"systemctl show -P MainPID {unit}")
+            environment = host.check_output(f"sudo cat /proc/{process}/environ | tr '\\0' '\\n'")
+        assert 'NOTE=it\'s "so"' in environment.splitlines()
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_list_of_those_who_may_write_takes_effect_at_the_next_run_and_stays(host: Host) -> None:
+    only_bob = "-e" + json.dumps({"clawdbot_dingtalk_allow_users": ["bob"]})
+    assert "hello" in reply(host, "alice", "hello")
+    converge(host, only_bob)
+    assert "hello" not in reply(host, "alice", "hello")
+    assert "hello" in reply(host, "bob", "hello")
+    assert "changed=0" in converge(host, only_bob)
+    assert "hello" not in reply(host, "alice", "hello")
+    converge(host)
+    assert "hello" in reply(host, "alice", "hello")
 
 
 def test_init_env_restarts_the_bot(host: Host) -> None:

@@ -1,0 +1,152 @@
+"""What each part of the configuration has to look like."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from clawdbot.config.reader import Reader
+from clawdbot.config.settings import Access, AlertsConfig, DingTalkConfig, FeishuConfig, ModelConfig, RedisConfig
+from clawdbot.models.presets import presets
+
+AES_KEY_LENGTH = 43
+
+
+def dingtalk(reader: Reader) -> DingTalkConfig:
+    """``dingtalk.yaml``."""
+    console = "copy it from the DingTalk developer console"
+    app_key = reader.text("app_key", f"{console}, Credentials: Client ID")
+    config = DingTalkConfig(
+        app_key=app_key,
+        app_secret=reader.text("app_secret", f"{console}, Credentials: Client Secret"),
+        aes_key=reader.text("aes_key", f"{console}, Event subscription; ./init_env.sh generates one"),
+        token=reader.text("token", f"{console}, Event subscription; ./init_env.sh generates one"),
+        webhook_url=reader.url("webhook_url", default="https://oapi.dingtalk.com/robot/send"),
+        api_base_url=reader.url("api_base_url", default="https://api.dingtalk.com"),
+        oapi_base_url=reader.url("oapi_base_url", default="https://oapi.dingtalk.com"),
+        robot_code=reader.text("robot_code", "leave it out to use app_key", default=app_key),
+        access_token=reader.text("access_token", "copy it from the group robot's URL", default=""),
+        robot_secret=reader.text("robot_secret", "copy the group robot's SEC... secret", default=""),
+        access=_access(reader),
+    )
+    try:
+        valid = len(config.aes_key) == AES_KEY_LENGTH and base64.b64decode(config.aes_key + "=", validate=True)
+    except (binascii.Error, ValueError):
+        valid = b""
+    if config.aes_key and not valid:
+        reader.problem("aes_key", f"must be exactly {AES_KEY_LENGTH} letters and digits; ./init_env.sh generates one")
+    return config
+
+
+def feishu(reader: Reader) -> FeishuConfig:
+    """``feishu.js``."""
+    console = "copy it from the Feishu developer console"
+    webhook_url = reader.url("webhook_url", default="https://open.feishu.cn/open-apis/im/v1/messages")
+    encryption_key = reader.text("encryption_key", f"{console}, Events & Callbacks: Encrypt Key", default="")
+    if not encryption_key:
+        cure = "is empty, so callbacks carry no signature; set an Encrypt Key in the console and here"
+        reader.problem("encryption_key", cure, fatal=False)
+    return FeishuConfig(
+        app_id=reader.text("app_id", f"{console}, Credentials: App ID"),
+        app_secret=reader.text("app_secret", f"{console}, Credentials: App Secret"),
+        encryption_key=encryption_key,
+        verification_token=reader.text("verification_token", f"{console}, Events & Callbacks: Verification Token"),
+        webhook_url=webhook_url,
+        api_base_url=reader.url("api_base_url", default=_origin(webhook_url)),
+        access=_access(reader),
+    )
+
+
+def redis(reader: Reader, password: str) -> RedisConfig:
+    """``cache.yaml``, and the password from the environment."""
+    return RedisConfig(
+        enabled=reader.flag("enabled", default=True),
+        host=reader.text("host", "give the address of Redis", default="127.0.0.1"),
+        port=reader.number("port", 6379, 1, 65535),
+        db=reader.number("db", 0, 0, 1_000_000),
+        ttl=reader.number("ttl", 3600, 1, 30 * 86400),
+        password=password,
+    )
+
+
+def _expiry(reader: Reader, api_key: str) -> float | None:
+    """Unix time at which the key ends: its own ``exp`` if it is a JWT, else what the operator declared."""
+    declared = reader.text("MODEL_API_KEY_EXPIRES_AT", "write a date such as 2027-01-31", default="")
+    with_payload = api_key.split(".")
+    if len(with_payload) == 3:  # a JWT has three parts
+        try:
+            payload = json.loads(base64.urlsafe_b64decode(with_payload[1] + "=="))
+            return float(payload["exp"])
+        except (ValueError, KeyError, TypeError):
+            pass
+    if not declared:
+        return None
+    try:
+        moment = datetime.datetime.fromisoformat(declared)
+    except ValueError:
+        reader.problem("MODEL_API_KEY_EXPIRES_AT", "is no ISO 8601 date; write one such as 2027-01-31")
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def model(reader: Reader) -> ModelConfig:
+    """The ``MODEL_`` variables."""
+    name = reader.text("MODEL_TYPE", "choose a preset", default="echo")
+    table = presets()
+    if name not in table:
+        reader.problem("MODEL_TYPE", f"{name!r} is not a preset; choose one of {', '.join(table)}")
+    preset = table.get(name, table["echo"])
+    api_key = reader.text("MODEL_API_KEY", "create a key in the model service's console", default="")
+    api_secret = reader.text("MODEL_API_SECRET", "leave it empty if the service has none", default="")
+    if preset.auth != "none" and not api_key:
+        reader.problem("MODEL_API_KEY", f"is missing; model type {name} needs the key of its service")
+    if api_secret and preset.auth in {"none", "bearer"}:
+        reader.problem("MODEL_API_SECRET", f"is not used by model type {name}; it can be emptied", fatal=False)
+    base_url = reader.url("MODEL_BASE_URL", default=preset.base_url or "http://127.0.0.1:8000/v1")
+    return ModelConfig(
+        name=name,
+        preset=preset,
+        api_key=api_key,
+        api_secret=api_secret,
+        base_url=base_url if preset.base_url else "",
+        model=reader.text("MODEL_NAME", "give the model's name", default=preset.model),
+        vision=reader.flag("MODEL_VISION", default=preset.vision),
+        expires_at=_expiry(reader, api_key),
+    )
+
+
+def alerts(reader: Reader) -> AlertsConfig:
+    """Where alerts come from and go to."""
+    return AlertsConfig(
+        token=reader.text("CLAWDBOT_ALERTS_TOKEN", "copy it from Alertmanager's configuration", default=""),
+        feishu_chat=reader.text("CLAWDBOT_ALERTS_FEISHU_CHAT", "give the group's chat_id, oc_...", default=""),
+    )
+
+
+def service(reader: Reader) -> dict[str, Any]:
+    """What concerns the processes rather than a platform or the model."""
+    return {
+        "log_dir": Path(reader.text("CLAWDBOT_LOG_DIR", "give a directory", default="/opt/clawdbot/logs")),
+        "log_socket": reader.text("CLAWDBOT_LOG_SOCKET", "give the socket's path", default=""),
+        "port": reader.number("CLAWDBOT_PORT", 18789, 1, 65535),
+        "web_workers": reader.number("CLAWDBOT_WEB_WORKERS", 3, 1, 64),
+        "web_threads": reader.number("CLAWDBOT_WEB_THREADS", 8, 1, 256),
+        "worker_concurrency": reader.number("CLAWDBOT_WORKER_CONCURRENCY", 16, 1, 256),
+        "lease_seconds": reader.number("CLAWDBOT_LEASE_SECONDS", 30, 1, 3600),
+        "user_messages_per_minute": reader.number("CLAWDBOT_USER_MESSAGES_PER_MINUTE", 60, 1, 100_000),
+        "forwarded_allow_ips": reader.text("CLAWDBOT_FORWARDED_ALLOW_IPS", "give addresses", default="127.0.0.1,::1"),
+    }
+
+
+def _access(reader: Reader) -> Access:
+    return Access(reader.names("allow_users"), reader.names("allow_conversations"))
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

@@ -1,0 +1,115 @@
+"""What a configuration consists of."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from clawdbot.config.reader import Problem
+from clawdbot.models.presets import Preset
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Access:
+    """Who may talk to the bot; an empty tuple lets everybody in."""
+
+    users: tuple[str, ...] = ()
+    conversations: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DingTalkConfig:
+    """``dingtalk.yaml``. ``robot_secret`` is the SEC... secret of a group robot that `push` signs with."""
+
+    app_key: str
+    app_secret: str = dataclasses.field(repr=False)
+    aes_key: str = dataclasses.field(repr=False)
+    token: str = dataclasses.field(repr=False)
+    webhook_url: str = dataclasses.field(repr=False)
+    api_base_url: str
+    oapi_base_url: str
+    robot_code: str
+    access_token: str = dataclasses.field(repr=False)
+    robot_secret: str = dataclasses.field(repr=False)
+    access: Access
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FeishuConfig:
+    """``feishu.js``. An empty ``encryption_key`` means that none is set in Feishu's console."""
+
+    app_id: str
+    app_secret: str = dataclasses.field(repr=False)
+    encryption_key: str = dataclasses.field(repr=False)
+    verification_token: str = dataclasses.field(repr=False)
+    webhook_url: str
+    api_base_url: str
+    access: Access
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AlertsConfig:
+    """Where alerts come from and go to. An empty ``token`` switches the receiver off, an empty chat its platform."""
+
+    token: str = dataclasses.field(repr=False)
+    feishu_chat: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RedisConfig:
+    """``cache.yaml`` and the password. ``enabled`` and ``ttl`` (seconds) concern the cache, not the queue."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 6379
+    db: int = 0
+    ttl: int = 3600
+    password: str = dataclasses.field(default="", repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model service answers. ``expires_at`` is Unix time in seconds, None if nobody said."""
+
+    name: str
+    preset: Preset
+    api_key: str = dataclasses.field(default="", repr=False)
+    api_secret: str = dataclasses.field(default="", repr=False)
+    base_url: str = ""
+    model: str = ""
+    vision: bool = False
+    expires_at: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration. A platform or model that cannot work is None."""
+
+    config_dir: Path
+    log_dir: Path
+    log_socket: str
+    port: int
+    web_workers: int
+    web_threads: int
+    worker_concurrency: int
+    lease_seconds: float
+    user_messages_per_minute: int
+    forwarded_allow_ips: str
+    redis: RedisConfig
+    dingtalk: DingTalkConfig | None
+    feishu: FeishuConfig | None
+    model: ModelConfig | None
+    alerts: AlertsConfig
+    problems: tuple[Problem, ...]
+
+    def secrets(self) -> frozenset[str]:
+        """Return every secret value, so that the log can refuse to print one."""
+        found = [self.redis.password, self.alerts.token]
+        if self.dingtalk:
+            ding = self.dingtalk
+            found += [ding.app_secret, ding.aes_key, ding.token, ding.access_token, ding.robot_secret]
+        if self.feishu:
+            found += [self.feishu.app_secret, self.feishu.encryption_key, self.feishu.verification_token]
+        if self.model:
+            found += [self.model.api_key, self.model.api_secret]
+        return frozenset(value for value in found if value)

@@ -1,0 +1,144 @@
+"""Every setting that the bot reads can be set with its role, and what the role sets is read by the bot."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).resolve().parents[1]
+ROLE = ROOT / "roles/clawdbot"
+FILES = ("clawdbot.env", "service.env", "dingtalk.yaml", "feishu.js", "cache.yaml")
+# Set for the scripts around the bot and for the library of its metrics.
+NOT_THE_BOTS = {"CLAWDBOT_RUNTIME", "PROMETHEUS_MULTIPROC_DIR"}
+AWKWARD = 'it\'s "so": $HOME `x` 你好 \\n\nand a second line'
+# What takes more than any text.
+VALUES: dict[str, Any] = {
+    "clawdbot_model_type": "glm",
+    "clawdbot_model_vision": True,
+    "clawdbot_model_base_url": "http://127.0.0.1:8000/v1",
+    "clawdbot_model_api_key_expires_at": "2027-01-31",
+    "clawdbot_dingtalk_aes_key": "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG",
+    "clawdbot_dingtalk_allow_users": ["alice", "它's"],
+    "clawdbot_dingtalk_allow_conversations": ["cid1"],
+    "clawdbot_feishu_allow_users": ["ou_1"],
+    "clawdbot_feishu_allow_conversations": ["oc_1"],
+    "clawdbot_extra_environment": {"HTTPS_PROXY": "http://user:p%40ss@proxy:3128", "NOTE": AWKWARD, "NUMBER": 5},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins() -> None:
+    """The templates look variables up by name."""
+    init_plugin_loader([])
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The bot's package `config`, which needs nothing that the controller lacks."""
+    monkeypatch.syspath_prepend(str(ROOT / "app"))
+    yield importlib.import_module("clawdbot.config")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "clawdbot"]:
+        del sys.modules[name]
+
+
+def defaults() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((ROLE / "defaults/main.yml").read_text("utf-8"))
+    return values
+
+
+def everything_set() -> dict[str, Any]:
+    """Each variable of the role with a value that is not its default."""
+    found = {}
+    for name, value in defaults().items():
+        if name in VALUES:
+            found[name] = VALUES[name]
+        elif isinstance(value, bool):
+            found[name] = not value
+        elif isinstance(value, int):
+            found[name] = value + 1
+        elif isinstance(value, str):
+            found[name] = f"https://{name}.example.com" if name.endswith("_url") else value or name
+    return found
+
+
+def render(folder: Path, **variables: Any) -> None:
+    """Write the five files as the role does."""
+    marked = {
+        name: trust_as_template(value) if isinstance(value, str) else value
+        for name, value in (defaults() | yaml.safe_load((ROLE / "vars/main.yml").read_text("utf-8"))).items()
+    }
+    templar = Templar(loader=DataLoader(), variables={"ansible_managed": "managed"} | marked | variables)
+    templar = templar.copy_with_new_env(searchpath=[str(ROLE / "templates")])
+    folder.mkdir(exist_ok=True)
+    for name in FILES:
+        text = (ROLE / "templates" / f"{name}.j2").read_text("utf-8")
+        options = {"trim_blocks": True}
+        (folder / name).write_text(
+            str(templar.template(trust_as_template(text), escape_backslashes=False, overrides=options)), "utf-8"
+        )
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What a shell makes of the two environment files."""
+    program = "import json, os; print(json.dumps(dict(os.environ)))"
+    script = f'set -a; . "$0/service.env"; . "$0/clawdbot.env"; exec {sys.executable} -c "{program}"'
+    done = subprocess.run(["sh", "-c", script, str(folder)], env={}, capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(done.stdout)
+    return {name: value for name, value in found.items() if name not in {"PWD", "LC_CTYPE"}}
+
+
+def named_in_the_sources() -> set[str]:
+    """Variables whose names stand in the bot's code, but for what the unit hands over and knows alone."""
+    sources = [*(ROOT / "app/clawdbot").rglob("*.py"), ROOT / "app/gunicorn.conf.py"]
+    name = re.compile(r"[\"'`]((?:CLAWDBOT|MODEL)_[A-Z_]+[A-Z])[\"'`]")
+    named = {found for path in sources for found in name.findall(path.read_text("utf-8"))}
+    return named - NOT_THE_BOTS - {"CLAWDBOT_LISTENER"}
+
+
+def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: defaultdict[str, set[str]] = defaultdict(set)
+    take = app.reader.Reader.take
+
+    def recording(reader: Any, key: str, *rest: Any) -> Any:
+        read[Path(reader.place).name].add(key)
+        return take(reader, key, *rest)
+
+    monkeypatch.setattr(app.reader.Reader, "take", recording)
+    render(tmp_path, **everything_set())
+    variables = environment(tmp_path)
+    variables["CLAWDBOT_CONFIG_DIR"] = str(tmp_path)
+    settings = app.load(variables)
+    assert [str(problem) for problem in settings.problems] == []
+
+    extra = set(VALUES["clawdbot_extra_environment"])
+    environment_read = read.pop("environment (clawdbot.env)")
+    assert set(variables) - extra - NOT_THE_BOTS == environment_read
+    assert named_in_the_sources() <= environment_read, "read behind the configuration's back"
+    for name, keys in read.items():
+        text = (tmp_path / name).read_text("utf-8")
+        assert set(re.findall(r"(?m)^ *(\w+): ", text)) == keys, name
+
+    assert settings.model.vision is True
+    assert settings.dingtalk.access.users == ("alice", "它's")
+    assert settings.dingtalk.access.conversations == ("cid1",)
+    assert settings.feishu.access.users == ("ou_1",)
+    assert settings.feishu.access.conversations == ("oc_1",)
+    assert variables["NOTE"] == AWKWARD
+    assert variables["NUMBER"] == "5"
+
+
+def test_by_default_everybody_is_let_in(app: Any, tmp_path: Path) -> None:
+    render(tmp_path, clawdbot_feishu_app_id="cli_1")
+    assert "allow" not in (tmp_path / "feishu.js").read_text("utf-8")
+    assert app.load({"CLAWDBOT_CONFIG_DIR": str(tmp_path)}).alerts.token == ""
