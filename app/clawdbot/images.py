@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_SIDE = 2048
+# Beyond it, however narrow, a strip of the picture would be large.
+MAX_LONGEST = 20_000
 MAX_BYTES = 1024 * 1024
 # What a decoder may allocate; with the shrunk copy and the file itself a picture stays below 100 MB.
 MAX_DECODED_BYTES = 60_000_000
 # A JPEG can be decoded at a half, a quarter or an eighth of its size.
 SCALES = (1, 2, 4, 8)
-STRIP_ROWS = 64
+# Pixels of a strip, without what it shares with its neighbours; bicubic filtering reaches two pixels far.
+STRIP_PIXELS = 500_000
+REACH = 2
 QUALITIES = (85, 60, 30)
 # Pillow calls a JPEG with a second picture inside (portrait, gain map, depth) MPO; the first one is what people see.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -95,7 +99,7 @@ def _decode(data: bytes) -> Image:
             if image.format in {"JPEG", "MPO"}:
                 scale = _jpeg_scale(image)
                 image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
-            if max(_decoded_bytes(image), needed) > MAX_DECODED_BYTES:
+            if max(_decoded_bytes(image), needed) > MAX_DECODED_BYTES or max(image.size) > MAX_LONGEST:
                 raise Final("picture: too many pixels", apology=texts.PICTURE_TOO_BIG)
             upright = TURNED.get(image.getexif().get(ORIENTATION, 1))
             image.load()
@@ -148,9 +152,10 @@ def _shrink(image: Image) -> Image:
     size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
     out = Image.new("RGB", size)
     tall = image.height / size[1]
-    margin = math.ceil(3 * tall)
-    for top in range(0, size[1], STRIP_ROWS):
-        bottom = min(size[1], top + STRIP_ROWS)
+    margin = math.ceil(REACH * tall) + 1
+    rows = max(1, int(STRIP_PIXELS / (image.width * tall)))
+    for top in range(0, size[1], rows):
+        bottom = min(size[1], top + rows)
         first = max(0, math.floor(top * tall) - margin)
         strip = _flat(image.crop((0, first, image.width, min(image.height, math.ceil(bottom * tall) + margin))))
         box = (0.0, top * tall - first, float(image.width), min(strip.height, bottom * tall - first))

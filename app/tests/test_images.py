@@ -210,7 +210,10 @@ def multi_scan(size: tuple[int, int]) -> bytes:
     return picture("JPEG", size, progressive=True, subsampling=0)
 
 
-@pytest.mark.parametrize("data", [png_header(30_000, 30_000), picture("PNG", (4000, 4000)), multi_scan((5000, 4000))])
+@pytest.mark.parametrize(
+    "data",
+    [png_header(30_000, 30_000), picture("PNG", (4000, 4000)), multi_scan((5000, 4000)), picture("PNG", (60_000, 1))],
+)
 def test_bombs(data: bytes) -> None:
     with pytest.raises(Final) as refused:
         images.prepare(data)
@@ -225,12 +228,15 @@ def test_progressive_is_known_by_its_first_scan_as_well() -> None:
 
 
 PEAK = """
-import resource, sys, threading
+import sys, threading
 from clawdbot import images, errors
 from PIL import Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin
 data = [open(name, "rb").read() for name in sys.argv[2:]]
 images.prepare(open(sys.argv[1], "rb").read())
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def highest():
+    # Not getrusage: its figure survives exec and would be that of the test itself.
+    return int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+before = highest()
 accepted = []
 def run(raw):
     try:
@@ -241,7 +247,7 @@ def run(raw):
 threads = [threading.Thread(target=run, args=(raw,)) for raw in data]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
-print(len(accepted), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(len(accepted), (highest() - before) // 1024)
 """
 LARGE: dict[str, Callable[[], bytes]] = {
     "png": lambda: picture("PNG", (3870, 3870)),
@@ -249,7 +255,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "png_grey": lambda: picture("PNG", (7700, 7700), "L", 5),
     "png_palette": lambda: picture("PNG", (7700, 7700), "P", 5),
     "png_16_bit": lambda: picture("PNG", (5400, 5400), "I;16", 500),
-    "png_wide": lambda: picture("PNG", (60_000, 240)),
+    "png_wide": lambda: picture("PNG", (20_000, 740)),
     "jpeg": lambda: picture("JPEG", (9000, 9000), subsampling=0),
     "jpeg_wide": lambda: picture("JPEG", (60_000, 1000)),
     "jpeg_progressive": lambda: picture("JPEG", (4400, 4400), progressive=True),
