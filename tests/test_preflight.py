@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import site_preflight
 
 GOOD_HOSTS = """
 all:
@@ -71,7 +72,7 @@ clawdbot_dingtalk_allow_users: alice,bob
 clawdbot_model_vision: perhaps
 clawdbot_extra_environment: {MODEL_NAME: x, "no name": y, HTTPS_PROXY: "http://proxy.example.com:3128"}
 """
-    done = preflight(hosts, variables, "-e", "nginx_no_such_thing=1")
+    done = preflight(hosts, variables, "-e", "nginx_worker_conections=1")
     said = done.stdout + done.stderr
     assert done.returncode != 0
     for expected in (
@@ -93,9 +94,168 @@ clawdbot_extra_environment: {MODEL_NAME: x, "no name": y, HTTPS_PROXY: "http://p
         "secrets.yml: clawdbot_model_api_key: is missing",
         "secrets.yml: site_redis_password: is missing",
         "secrets.yml: clawdbot_dingtalk_access_token or clawdbot_alerts_feishu_chat: is missing",
-        "nginx_no_such_thing: no role knows this variable",
+        "-e: nginx_worker_conections: no role knows this variable; did you mean nginx_worker_connections?",
     ):
         assert expected in said, f"{expected!r} is not in:\n{said}"
+
+
+def test_what_the_plays_set_is_refused_with_what_to_write_instead(preflight: Run) -> None:
+    """The names are read from the plays: an inventory could not change them, and the run would not say so."""
+    hosts = GOOD_HOSTS.replace("192.0.2.11}", "192.0.2.11, exporters_address: 192.0.2.11}")
+    variables = f"""{GOOD_VARS}
+ssh_port: 22
+fail2ban_ignore: [198.51.100.1]
+loadbalancer_http_ports: [80, 18789]
+firewall_services: []
+monitoring_scrapes: []
+fail2ban_ignoreip: 198.51.100.1
+"""
+    done = preflight(hosts, variables, "-e", "redis_port=6380")
+    assert done.returncode != 0
+    for place, name, instead in (
+        ("main.yml:8", "ssh_port", "write site_ssh_port"),
+        ("main.yml:9", "fail2ban_ignore", "write site_admin_sources"),
+        ("main.yml:10", "loadbalancer_http_ports", "write site_http_port"),
+        ("main.yml:11", "firewall_services", "write site_services or firewall_extra_services"),
+        ("main.yml:12", "monitoring_scrapes", "write site_"),
+        ("main.yml:13", "fail2ban_ignoreip", "did you mean fail2ban_ignore? But write site_admin_sources"),
+        ("hosts.yml:7", "exporters_address", "take it out"),
+        ("- -e", "redis_port", "write site_redis_port"),
+    ):
+        assert re.search(rf"{re.escape(place)}: {name}: .*{re.escape(instead)}", done.stdout), f"{name}\n{done.stdout}"
+    assert "8 thing(s)" in done.stdout
+
+
+def test_a_variable_that_is_new_in_a_play_is_refused_by_itself(root: Path, tmp_path: Path) -> None:
+    plays = """
+- import_playbook: playbooks/other.yml
+  vars: {site_leaving: []}
+- hosts: all
+  vars: {play_port: "{{ site_bot_port }}", clawdbot_port: "{{ play_port }}"}
+  vars_files: [vars/more.yml]
+  roles:
+    - role: redis
+      vars: {redis_password: "{{ site_redis_password }}"}
+  tasks:
+    - block:
+        - import_role: {name: ssh}
+          vars: {ssh_port: "{{ site_ssh_port }}", ssh_anything: 1}
+"""
+    for file, text in {
+        "site.yml": plays,
+        "playbooks/vars/more.yml": 'loadbalancer_domain: "{{ site_domain }}"',
+        "roles/site/defaults/main.yml": "",
+        "roles/nginx/tasks/main.yml": "[{debug: , vars: {nginx_packages: []}}]",
+        "roles/nginx/vars/main.yml": "nginx_worker_connections: 1",
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text, "utf-8")
+    specs = site_preflight.load_specs(root / "roles")
+    found = site_preflight.Plays(tmp_path, {name: option for spec in specs.values() for name, option in spec.items()})
+    assert found.given == {
+        *("site_leaving", "clawdbot_port", "loadbalancer_domain", "redis_password", "ssh_port"),
+        *("nginx_packages", "nginx_worker_connections"),
+    }
+    assert found.cure("clawdbot_port").endswith("write site_bot_port")
+
+
+def test_what_belongs_to_other_roles_is_mentioned_and_a_slip_refused(preflight: Run) -> None:
+    foreign = """
+docker_users: [me]
+nginx_vhosts: []
+python_version: 3.9
+firewall_allowed_tcp_ports: [22]
+site_name: My shop
+"""
+    done = preflight(
+        GOOD_HOSTS, f"{GOOD_VARS}{foreign}docker_package: docker-ce\nsite_foreign_variables: [docker_package]\n"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = " ".join(done.stderr.split())
+    assert "main.yml:8: docker_users: no role of this package knows it; the nearest one is docker_" in said
+    for name in ("nginx_vhosts", "python_version", "firewall_allowed_tcp_ports", "site_name"):
+        assert f": {name}: no role" in said
+    assert "docker_package:" not in said
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("clawbot_model_type", "clawdbot_model_type"),
+        ("clawdbot_modle_type", "clawdbot_model_type"),
+        ("sit_redis_password", "site_redis_password"),
+        ("site_domian", "site_domain"),
+        ("site_backup_repo", "site_backup_repository"),
+        ("ngnix_worker_connections", "nginx_worker_connections"),
+        ("loadbalancer_tsl", "loadbalancer_tls"),
+        ("redis_maxmem", "redis_maxmemory"),
+        ("firewall_extra_service", "firewall_extra_services"),
+        ("backup_extra_path", "backup_extra_paths"),
+        ("clawdbot_nothing_like_it", ""),
+    ],
+)
+def test_a_slip_is_told_from_a_foreign_name(slip: str, meant: str, root: Path) -> None:
+    specs = site_preflight.load_specs(root / "roles")
+    checks = site_preflight.Preflight({}, {"app1": {}}, specs, site_preflight.Sources([]))
+    checks.check_names("app1", {slip: 1})
+    assert [finding.key for finding in checks.findings] == [slip]
+    assert f"did you mean {meant}" in str(*checks.findings)
+
+
+def test_two_redis_hosts_are_refused_whichever_is_first(preflight: Run) -> None:
+    two = GOOD_HOSTS.replace("redis1: {", "redis2: {ansible_host: 192.0.2.22}, redis1: {")
+    done = preflight(two)
+    assert done.returncode != 0
+    assert (
+        "hosts.yml:9: redis: the group has 2 hosts (redis2, redis1), but one keeps queue and conversations"
+        in done.stdout
+    )
+
+
+@pytest.mark.parametrize("limit", ["app2", "app*", "redis", "@RETRY", "all:!app1"])
+def test_limit_leaves_the_check_whole(limit: str, preflight: Run, tmp_path: Path) -> None:
+    (tmp_path / "site.retry").write_text("app2\n", "utf-8")
+    hosts = GOOD_HOSTS.replace("app1: {", "app1: {ssh_port: 22, ")
+    done = preflight(hosts, GOOD_VARS, "--limit", limit.replace("@RETRY", f"@{tmp_path}/site.retry"))
+    assert done.returncode != 0
+    assert "hosts.yml:7: ssh_port: the plays set it" in done.stdout
+
+
+def test_an_inventory_without_hosts_is_no_success(preflight: Run) -> None:
+    done = preflight("all: {}\n", "")
+    assert done.returncode != 0
+    assert "clawdbot: the group is missing" in done.stdout
+
+
+def test_the_place_is_named_in_every_kind_of_file(root: Path, tmp_path: Path) -> None:
+    """INI inventories, files without an ending, and what Vault has encrypted."""
+    ini = """# 192.0.2.0/24
+[clawdbot]
+app1 ansible_host=192.0.2.11 clawdbot_port=18789
+[clawdbot:vars]
+ssh_port=22
+[redis]
+redis1 ansible_host=192.0.2.21
+"""
+    (tmp_path / "hosts").write_text(ini, "utf-8")
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/redis").write_text("redis_port: 6380\n", "utf-8")
+    (tmp_path / "password").write_text("pass\n", "utf-8")
+    sealed = tmp_path / "host_vars/app1"
+    sealed.mkdir(parents=True)
+    (sealed / "secrets.yml").write_text("# sealed\nclawdbot_redis_password: hunter2hunter2hunter2\n", "utf-8")
+    vault = ["--vault-password-file", str(tmp_path / "password")]
+    subprocess.run(["ansible-vault", "encrypt", *vault, str(sealed / "secrets.yml")], capture_output=True, check=True)
+    command = ["ansible-playbook", "-i", str(tmp_path / "hosts"), "playbooks/preflight.yml", *vault]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=120)
+    for place in (
+        "hosts:3: clawdbot_port",
+        "hosts:5: ssh_port",
+        "redis:1: redis_port",
+        "secrets.yml:2: clawdbot_redis_password",
+    ):
+        assert place in done.stdout, f"{place}\n{done.stdout}{done.stderr}"
+    assert "hunter2" not in done.stdout + done.stderr
 
 
 def test_a_secret_is_never_shown(preflight: Run) -> None:

@@ -1,16 +1,17 @@
 """Checks an inventory without touching a host and reports everything that is wrong at once.
 
 What is checked: groups and addresses, secrets that are missing or still placeholders, variables that look like
-ours but are not, and the type of every value, as the roles' argument specs say. Each finding names the file and
-the key, so that it can be mended without a search.
+ours but are not, those that would be ignored because the plays set them, and the type of every value, as the roles'
+argument specs say. Each finding names the file and the key, so that it can be mended without a search.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
+from ansible.utils.vars import load_extra_vars
 
 #: Groups of an installation, and whether it can do without them.
 GROUPS = {"clawdbot": True, "redis": True, "loadbalancer": False, "monitoring": False}
@@ -50,8 +52,13 @@ KEYLESS_MODELS = {"echo", "ollama", "vllm"}
 AES_KEY_LENGTH = 43
 PASSWORD_LENGTH = 16
 
-#: Folder of the roles, whose argument specs say what is right.
-ROLES = Path(__file__).resolve().parents[2] / "roles"
+#: How much (0 to 1, as difflib measures) an unknown variable resembles one of ours to be taken for a slip. Nobody else
+#: begins names with clawdbot_, few with site_; the other roles' names are everybody's: docker_users, nginx_vhosts.
+SLIP = {"clawdbot": 0.0, "site": 0.8}
+SLIP_ELSEWHERE = 0.85
+
+#: The package, whose argument specs and plays say what is right.
+PACKAGE = Path(__file__).resolve().parents[2]
 
 Spec = dict[str, Any]
 
@@ -72,24 +79,49 @@ class Finding:
 class Sources:
     """The inventory's files, to say where a key was written."""
 
-    def __init__(self, sources: Iterable[str]) -> None:
-        """Index the YAML files of ``sources`` (files or folders, as Ansible got them)."""
+    def __init__(
+        self,
+        sources: Iterable[str],
+        beside: Path | None = None,
+        extra: Iterable[str] = (),
+        read: Callable[[str], str] = lambda file: Path(file).read_text("utf-8"),
+    ) -> None:
+        """Index the files.
+
+        Args:
+            sources: files or folders of the inventory, as Ansible got them.
+            beside: folder of the playbook, whose group_vars and host_vars count as well.
+            extra: names given with -e, which win over every file.
+            read: gives the text of a file, decrypted if need be; raises what it likes if it cannot.
+        """
         self.roots = [Path(source) for source in sources]
+        self._extra = set(extra)
+        self._read = read
         self._lines: dict[str, list[tuple[str, str]]] = {}
-        for root in self.roots:
-            folder = root if root.is_dir() else root.parent
-            files = {root} if root.is_file() else set(folder.glob("*.y*ml"))
+        folders = [root if root.is_dir() else root.parent for root in self.roots]
+        files = {root for root in self.roots if root.is_file()}
+        files |= {file for root in self.roots if root.is_dir() for file in root.iterdir() if file.is_file()}
+        for folder in [*folders, *([beside] if beside else [])]:
             for kind in ("group_vars", "host_vars"):
-                files |= set((folder / kind).rglob("*.y*ml"))
-            for file in sorted(files):
-                self._index(file)
+                files |= {file for file in (folder / kind).rglob("*") if file.is_file()}
+        for file in sorted(files):
+            self._index(file)
 
     def _index(self, file: Path) -> None:
         try:
-            tree = yaml.compose(file.read_text("utf-8"), Loader=yaml.SafeLoader)
-        except (yaml.YAMLError, UnicodeDecodeError):
-            return  # not ours to judge: encrypted with Ansible Vault, or Ansible itself has complained
-        self._walk(tree, file, "")
+            text = self._read(str(file))
+        except Exception:
+            return  # not ours to judge: encrypted with another password, or no text at all
+        try:
+            tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError:
+            tree = None
+        if isinstance(tree, yaml.MappingNode):
+            self._walk(tree, file, "")
+            return
+        for number, line in enumerate(text.splitlines(), 1):  # INI: "host key=value", or "key=value" of a group
+            for name in re.findall(r"(?:^|\s)(\w+)\s*=", line.partition("#")[0]):
+                self._lines.setdefault(name, []).append((f"{relative(file)}:{number}", line.split()[0]))
 
     def _walk(self, node: yaml.Node | None, file: Path, owner: str) -> None:
         if isinstance(node, yaml.SequenceNode):
@@ -104,11 +136,13 @@ class Sources:
 
     def where(self, key: str, host: str | None = None) -> str:
         """Place of ``key``, the one below ``host`` or in its own file first."""
+        if key in self._extra:
+            return "-e"
         places = self._lines.get(key, [])
         for place, owner in places:
             if host is not None and (owner == host or f"host_vars/{host}" in place):
                 return place
-        return places[0][0] if places else "-e or an encrypted file"
+        return places[0][0] if places else "a file that cannot be read here"
 
     def home(self) -> str:
         """File in which a missing secret is best written."""
@@ -136,6 +170,66 @@ def load_specs(roles: Path) -> dict[str, Spec]:
     return specs
 
 
+class Plays:
+    """What the plays and roles say by ``vars`` and ``vars_files``, which wins over every inventory."""
+
+    def __init__(self, package: Path, options: Mapping[str, Spec]) -> None:
+        """Read the plays below ``package``. ``options`` are the variables of all roles."""
+        self.options = options
+        self.expressions: dict[str, list[str]] = {}
+        files = [package / "site.yml", *package.glob("playbooks/*.yml"), *package.glob("playbooks/tasks/*.yml")]
+        for file in [*files, *package.glob("roles/*/tasks/*.yml")]:
+            self._walk(yaml.safe_load(file.read_text("utf-8")))
+        for file in [*package.glob("playbooks/vars/*.yml"), *package.glob("roles/*/vars/main.yml")]:
+            self._note(yaml.safe_load(file.read_text("utf-8")))
+        self.given = {name for name in self.expressions if name in options}
+        # What is worked out from other variables is no place to write anything either.
+        self._note(yaml.safe_load((package / "roles/site/defaults/main.yml").read_text("utf-8")))
+
+    def _walk(self, node: object) -> None:
+        for item in node if isinstance(node, list) else []:
+            self._walk(item)
+        for key, value in node.items() if isinstance(node, dict) else []:
+            if key == "vars" and isinstance(value, dict):
+                self._note(value)
+            self._walk(value)
+
+    def _note(self, variables: Mapping[str, Any] | None) -> None:
+        for name, value in (variables or {}).items():
+            self.expressions.setdefault(name, []).append("\n".join(leaves(value)))
+
+    def cure(self, name: str) -> str:
+        """What to write instead of ``name``."""
+        role, _, rest = name.partition("_")
+        others = [*self._roots(name, {name}), *({f"{role}_extra_{rest}"} & set(self.options))]
+        said = "the plays set it, so what is written here has no effect; "
+        return said + (f"write {' or '.join(others)}" if others else "take it out")
+
+    def _roots(self, name: str, seen: set[str]) -> list[str]:
+        """The variables of the inventory that the value of ``name`` is made of."""
+        found: list[str] = []
+        for word in re.findall(r"\b[a-z]\w+\b", "\n".join(self.expressions.get(name, []))):
+            if word in seen or (word not in self.options and word not in self.expressions):
+                continue
+            seen.add(word)
+            derived = self.options.get(word, {}).get("description", "Derived.").startswith("Derived.")
+            found += self._roots(word, seen) if derived or word in self.given else [word]
+        return found
+
+
+@functools.cache
+def nearest(name: str, options: frozenset[str]) -> tuple[str, float]:
+    """The one of ``options`` that resembles ``name`` most, and how much, from 0 to 1."""
+    matcher = difflib.SequenceMatcher()
+    matcher.set_seq2(name)
+    best, most = "", 0.0
+    for option in sorted(options):
+        matcher.set_seq1(option)
+        if matcher.real_quick_ratio() > most and matcher.quick_ratio() > most and (ratio := matcher.ratio()) > most:
+            best, most = option, ratio
+    return best, most
+
+
 def leaves(value: object) -> Iterator[str]:
     """All texts in a value."""
     if isinstance(value, str):
@@ -157,6 +251,7 @@ class Preflight:
         hosts: Mapping[str, Mapping[str, Any]],
         specs: Mapping[str, Spec],
         sources: Sources,
+        package: Path = PACKAGE,
     ) -> None:
         """Take what is checked."""
         self.groups = groups
@@ -164,7 +259,9 @@ class Preflight:
         self.specs = specs
         self.sources = sources
         self.findings: set[Finding] = set()
+        self.warnings: set[Finding] = set()
         self.options = {name: option for spec in specs.values() for name, option in spec.items()}
+        self.plays = Plays(package, self.options)
 
     def run(self) -> list[Finding]:
         """All findings, sorted by place."""
@@ -196,6 +293,13 @@ class Preflight:
             elif not self.groups[group]:
                 hint = "add a host" if needed else "add a host, or remove the group to do without it"
                 self.add(group, f"the group is empty; {hint}")
+        several = self.groups.get("redis", [])
+        if len(several) > 1:
+            self.add(
+                "redis",
+                f"the group has {len(several)} hosts ({', '.join(several)}), but one keeps queue and conversations, "
+                "and nothing copies them to another; leave that one",
+            )
 
     def check_addresses(self) -> None:
         """Addresses are IP addresses (firewall and balancer need them), and no two hosts share one."""
@@ -216,19 +320,39 @@ class Preflight:
                 self.add(key, f"{host} and {owners[address]} have the same address {address}; give each its own", host)
 
     def check_names(self, host: str, variables: Mapping[str, Any]) -> None:
-        """A variable with the prefix of one of our roles is one that the role knows."""
+        """A variable that looks like ours is one that a role knows and the inventory may set."""
         for name in variables:
-            if name in self.options or name.partition("_")[0] not in self.specs:
+            if name in self.foreign(variables):
                 continue
-            near = difflib.get_close_matches(name, self.options, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see the role's README for those there are"
-            self.add(name, f"no role knows this variable; {hint}", host)
+            if name in self.plays.given:
+                self.add(name, self.plays.cure(name), host)
+            elif name not in self.options:
+                self.check_unknown(name, host)
+
+    @staticmethod
+    def foreign(variables: Mapping[str, Any]) -> list[str]:
+        """Names of which the inventory says that they are somebody else's."""
+        names = variables.get("site_foreign_variables", [])
+        return names if isinstance(names, list) else []
+
+    def check_unknown(self, name: str, host: str) -> None:
+        """A slip is an error; what is plainly of another role is only mentioned."""
+        near, likeness = nearest(name, frozenset(self.options))
+        role = name.partition("_")[0]
+        if likeness >= SLIP.get(role, SLIP_ELSEWHERE):
+            cure = f"no role knows this variable; did you mean {near}?"
+            if near in self.plays.given:
+                cure += f" But {self.plays.cure(near).partition('; ')[2]}."
+            self.add(name, f"{cure} If it is another role's, add it to site_foreign_variables", host)
+        elif role in self.specs:
+            place = self.sources.where(name, host)
+            self.warnings.add(Finding(place, name, f"no role of this package knows it; the nearest one is {near}"))
 
     def check_values(self, host: str, variables: Mapping[str, Any]) -> None:
         """Every value fits its spec and holds no placeholder."""
         for name, value in variables.items():
             option = self.options.get(name)
-            if option is None:
+            if option is None or name in self.plays.given or name in self.foreign(variables):
                 continue
             if isinstance(value, Undefined):
                 self.add(name, str(value), host)
@@ -325,13 +449,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         self.validate_argument_spec({})
-        specs = load_specs(ROLES)
+        specs = load_specs(PACKAGE / "roles")
         groups = {group: list(variables["groups"].get(group, [])) for group in GROUPS if group in variables["groups"]}
         names = dict.fromkeys(host for members in groups.values() for host in members)
         hosts = {host: self._inventory_variables(host, variables["hostvars"], specs) for host in names}
-        sources = Sources(variables["ansible_inventory_sources"])
-        findings = Preflight(groups, hosts, specs, sources).run()
+        sources = Sources(
+            variables["ansible_inventory_sources"],
+            beside=Path(variables["playbook_dir"]),
+            extra=load_extra_vars(self._loader),
+            read=self._loader.get_text_file_contents,
+        )
+        preflight = Preflight(groups, hosts, specs, sources)
+        findings = preflight.run()
         result["changed"] = False
+        if preflight.warnings:
+            result["warnings"] = [f"Left to whom they belong: {'; '.join(map(str, sorted(preflight.warnings)))}"]
         if findings:
             result["failed"] = True
             result["msg"] = "\n".join(
@@ -340,12 +472,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         return result
 
     def _inventory_variables(self, host: str, hostvars: Any, specs: Mapping[str, Spec]) -> dict[str, Any]:
-        """Variables that have one of our prefixes or concern addresses, templated one by one."""
+        """Variables that look like ours or concern addresses, templated one by one."""
         raw = hostvars.raw_get(host)
         templar = Templar(loader=self._loader, variables={**raw, "hostvars": hostvars})
+        options = frozenset(name for spec in specs.values() for name in spec)
         found: dict[str, Any] = {}
         for name, value in raw.items():
-            if name != "ansible_host" and name.partition("_")[0] not in specs:
+            ours = name == "ansible_host" or name.partition("_")[0] in specs
+            if not ours and (name.startswith("ansible_") or nearest(name, options)[1] < SLIP_ELSEWHERE):
                 continue
             try:
                 found[name] = templar.template(value)
