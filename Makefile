@@ -50,6 +50,14 @@ demo: sandbox ## from nothing to a bot that answers: sandbox hosts, site.yml, a 
 site: setup ## run site.yml on INVENTORY (default: the sandbox)
 	@$(PLAY) site.yml
 
+.PHONY: secrets
+secrets: .venv/.done ## write the secrets of INVENTORY that nobody else has to issue; nothing that is there is changed
+ifeq ($(origin INVENTORY),file)
+	@echo 'Name your inventory: make secrets INVENTORY=inventories/mine' >&2; exit 2
+else
+	@$(PLAY) playbooks/secrets.yml
+endif
+
 .PHONY: talk
 talk: .venv/.done ## a DingTalk user and a Feishu user of the sandbox talk to the bot
 	@$(call say,A conversation through the load balancer)

@@ -411,7 +411,7 @@ class Preflight:
         if variables.get("site_alerts_token") and not (robot or variables.get("clawdbot_alerts_feishu_chat")):
             self.missing(
                 "clawdbot_dingtalk_access_token or clawdbot_alerts_feishu_chat",
-                "is missing; site_alerts_token is set, and alerts need a chat to go to",
+                'is missing; site_alerts_token is set, and alerts need a chat to go to ("" for no alerts)',
             )
         key = variables.get("clawdbot_dingtalk_aes_key")
         if isinstance(key, str) and key and len(key) != AES_KEY_LENGTH:
@@ -466,9 +466,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
             result["warnings"] = [f"Left to whom they belong: {'; '.join(map(str, sorted(preflight.warnings)))}"]
         if findings:
             result["failed"] = True
-            result["msg"] = "\n".join(
-                [f"{len(findings)} thing(s) to mend; no host was touched:", *(f"  - {finding}" for finding in findings)]
-            )
+            lines = [
+                f"{len(findings)} thing(s) to mend; no host was touched:",
+                *(f"  - {finding}" for finding in findings),
+            ]
+            if any(finding.place == sources.home() for finding in findings):
+                inventory = sources.roots[0] if sources.roots else "..."
+                lines.append(f"make secrets INVENTORY={inventory} writes the secrets that nobody else has to issue.")
+            result["msg"] = "\n".join(lines)
         return result
 
     def _inventory_variables(self, host: str, hostvars: Any, specs: Mapping[str, Spec]) -> dict[str, Any]:

@@ -1,0 +1,156 @@
+"""The secrets nobody else has to issue are written once; what is there stays, in a vault or not; nothing is shown."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+MADE = {
+    "site_redis_password",
+    "site_alerts_token",
+    "site_dashboard_password",
+    "site_backup_password",
+    "clawdbot_dingtalk_token",
+    "clawdbot_dingtalk_aes_key",
+    "clawdbot_feishu_encryption_key",
+}
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def inventory(root: Path, tmp_path: Path) -> Path:
+    """A copy of the inventory of one server."""
+    copy = tmp_path / "my servers"
+    shutil.copytree(root / "inventories/single", copy, ignore=shutil.ignore_patterns("secrets.yml"))
+    return copy
+
+
+@pytest.fixture
+def secrets(inventory: Path) -> Path:
+    """Its file of secrets, which is not there yet."""
+    return inventory / "group_vars/all/secrets.yml"
+
+
+@pytest.fixture
+def run(root: Path, inventory: Path) -> Run:
+    """Runs the playbook; returns what it says."""
+
+    def play(*arguments: str, environment: dict[str, str] | None = None, succeeds: bool = True) -> str:
+        command = ["ansible-playbook", "-i", str(inventory), "playbooks/secrets.yml", "-vvv", "--diff", *arguments]
+        done = subprocess.run(
+            command, cwd=root, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode == 0) is succeeds, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return play
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> dict[str, str]:
+    """An environment with a vault password."""
+    password = tmp_path / "password"
+    password.write_text("correct horse\n", "utf-8")
+    return {"ANSIBLE_VAULT_PASSWORD_FILE": str(password)}
+
+
+def view(secrets: Path, vault: dict[str, str]) -> str:
+    """The text of a file in a vault."""
+    command = ["ansible-vault", "view", str(secrets)]
+    return subprocess.run(command, env={**os.environ, **vault}, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_new_file_holds_everything_that_can_be_made(run: Run, secrets: Path) -> None:
+    said = run()
+    values = yaml.safe_load(secrets.read_text("utf-8"))
+    assert set(values) == MADE
+    assert secrets.stat().st_mode & 0o777 == 0o600
+    assert len(set(values.values())) == len(MADE)
+    assert all(re.fullmatch(r"[A-Za-z0-9]{20,}", value) for value in values.values())
+    assert len(values["clawdbot_dingtalk_aes_key"]) == 43
+    for name, value in values.items():
+        assert name in said
+        assert value not in said
+    for name in ("clawdbot_model_api_key", "clawdbot_dingtalk_app_secret", "clawdbot_feishu_verification_token"):
+        assert f"#{name}:\n" in secrets.read_text("utf-8"), "to be filled in"
+        assert name in said
+
+
+def test_two_installations_have_different_secrets(run: Run, secrets: Path) -> None:
+    run()
+    first = yaml.safe_load(secrets.read_text("utf-8"))
+    secrets.unlink()
+    run()
+    second = yaml.safe_load(secrets.read_text("utf-8"))
+    assert not set(first.values()) & set(second.values())
+
+
+def test_what_is_there_stays(run: Run, secrets: Path, inventory: Path) -> None:
+    mine = '# mine\nsite_redis_password: hunter2hunter2hunter2   # old\nsite_backup_password: ""\n'
+    mine += "clawdbot_model_api_key: sk-1"
+    secrets.write_text(mine, "utf-8")
+    (inventory / "group_vars/clawdbot.yml").write_text("clawdbot_dingtalk_token: elsewhere\n", "utf-8")
+    said = run()
+    written = secrets.read_text("utf-8")
+    assert written.startswith(f"{mine}\n")
+    assert "hunter2" not in said
+    assert set(yaml.safe_load(written)) == MADE - {"clawdbot_dingtalk_token"} | {"clawdbot_model_api_key"}
+    assert secrets.stat().st_mode & 0o777 == 0o600
+    assert "changed=0" in run()
+    assert secrets.read_text("utf-8") == written
+
+
+def test_with_a_vault_password_the_file_is_encrypted(run: Run, secrets: Path, vault: dict[str, str]) -> None:
+    secrets.write_text("# mine\nsite_redis_password: hunter2hunter2hunter2\n", "utf-8")
+    said = run(environment=vault)
+    assert secrets.read_text("utf-8").startswith("$ANSIBLE_VAULT;")
+    text = view(secrets, vault)
+    assert text.startswith("# mine\nsite_redis_password: hunter2hunter2hunter2\n")
+    assert set(yaml.safe_load(text)) == MADE
+    assert "hunter2" not in said
+    before = secrets.read_bytes()
+    assert "changed=0" in run(environment=vault)
+    assert secrets.read_bytes() == before
+
+
+def test_a_file_in_a_vault_gets_what_is_missing_under_its_own_password(
+    run: Run, secrets: Path, vault: dict[str, str], tmp_path: Path
+) -> None:
+    run(environment=vault)
+    kept = view(secrets, vault)
+    shorter = re.sub(r"^site_alerts_token: .*\n", "", kept, flags=re.MULTILINE)
+    secrets.write_text(shorter, "utf-8")
+    password = vault["ANSIBLE_VAULT_PASSWORD_FILE"]
+    subprocess.run(["ansible-vault", "encrypt", "--vault-id", f"prod@{password}", str(secrets)], check=True)
+    other = tmp_path / "other"
+    other.write_text("battery staple\n", "utf-8")
+    run("--vault-id", f"dev@{other}", "--vault-id", f"prod@{password}")
+    assert secrets.read_text("utf-8").startswith("$ANSIBLE_VAULT;1.2;AES256;prod\n")
+    text = view(secrets, vault)
+    assert text.startswith(shorter)
+    assert set(yaml.safe_load(text)) == MADE
+
+
+def test_a_dry_run_writes_nothing(run: Run, secrets: Path) -> None:
+    assert "site_redis_password" in run("--check")
+    assert not secrets.exists()
+
+
+def test_a_broken_file_is_named_and_left_alone(run: Run, secrets: Path) -> None:
+    secrets.write_text("- site_redis_password: hunter2\n", "utf-8")
+    assert "secrets.yml" in run(succeeds=False)
+    assert secrets.read_text("utf-8") == "- site_redis_password: hunter2\n"
+
+
+def test_make_asks_for_the_inventory(root: Path) -> None:
+    # The environment is there, whatever its age.
+    command = ["make", "--old-file=.venv/.done", "secrets"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "make secrets INVENTORY=inventories/mine" in done.stderr
