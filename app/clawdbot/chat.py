@@ -6,12 +6,13 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 
-from clawdbot import images, text, texts
+from clawdbot import text, texts
 from clawdbot.answers import Answer, Answers
 from clawdbot.cache import Cache
 from clawdbot.config import Settings
 from clawdbot.engine.queue import Queue
 from clawdbot.errors import Final, Retry
+from clawdbot.gathering import Gatherer
 from clawdbot.limits import Limiter, Rate
 from clawdbot.message import Message
 from clawdbot.models.client import Model, Question
@@ -21,7 +22,7 @@ from clawdbot.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
-MOST_PICTURES = 4
+COMMANDS = ("help", "reset", "status")
 LONGEST_QUESTION = 20_000
 SYSTEM = "You are a helpful assistant in a company's chat. Answer in the language of the user."
 
@@ -45,6 +46,7 @@ class Chat:
         self._cache = cache
         self._answers = Answers(queue.client)
         self._sent = Sent(queue.client)
+        self._gatherer = Gatherer(queue.client)
         self._sessions = Sessions(queue.client, enabled=cache.enabled)
         self._limiter = limiter
         self._queue = queue
@@ -106,12 +108,12 @@ class Chat:
         return self._command(platform, message) or self._ask(platform, message)
 
     def _command(self, platform: Sender, message: Message) -> Answer | None:
-        command = message.text.lower()
-        if command == "/help":
+        command = text.command(message.text, COMMANDS)
+        if command == "help":
             return Answer(texts.say(texts.HELP))
-        if command == "/reset":
+        if command == "reset":
             return Answer(texts.say(texts.RESET), forget=True)
-        if command == "/status":
+        if command == "status":
             return Answer(self._status(platform, message))
         return None
 
@@ -131,11 +133,6 @@ class Chat:
     def _ask(self, platform: Sender, message: Message) -> Answer:
         if message.unsupported:
             return Answer(texts.say(texts.UNSUPPORTED, kind=message.unsupported), "apologised")
-        if not message.text and not message.images:
-            return Answer(texts.say(texts.NOTHING), "apologised")
-        model = self._settings.model
-        if message.images and not (model and model.vision):
-            return Answer(texts.say(texts.NO_VISION), "apologised")
         try:
             question = self._question(platform, message)
             return self._cached_answer(message, question)
@@ -146,13 +143,15 @@ class Chat:
             return Answer(texts.say(error.apology), "apologised")
 
     def _question(self, platform: Sender, message: Message) -> Question:
-        name = platform.user_name(message)
+        name, model = platform.user_name(message), self._settings.model
+        words, vision = message.text[:LONGEST_QUESTION], bool(model and model.vision)
+        gathered = self._gatherer.gather(platform, message, words=words, vision=vision)
         return Question(
             key=message.key,
             system=f"{SYSTEM} You are talking to {name}." if name else SYSTEM,
             history=self._sessions.find(message),
-            text=message.text[:LONGEST_QUESTION],
-            pictures=[_picture(platform, message, image) for image in message.images[:MOST_PICTURES]],
+            text=gathered.text,
+            pictures=gathered.pictures,
         )
 
     def _cached_answer(self, message: Message, question: Question) -> Answer:
@@ -191,11 +190,3 @@ class Chat:
             mark.close()
             raise
         mark.sure()
-
-
-def _picture(platform: Sender, message: Message, image: str) -> images.Picture:
-    try:
-        data = platform.download(message, image)
-    except Final as error:
-        raise Final(str(error), apology=texts.NO_DOWNLOAD) from None
-    return images.prepare(data)

@@ -58,6 +58,14 @@ class Response:
             return {}
         return data if isinstance(data, dict) else {}
 
+    def is_object(self) -> bool:
+        """Whether the body is a JSON object; a gateway's page with status 200 is none."""
+        return self.body.lstrip()[:1] == b"{" and bool(self.json() or self.body.strip() == b"{}")
+
+    def is_page(self) -> bool:
+        """Whether a web page came, where a file was wanted."""
+        return "html" in self.headers.get("content-type", "") or self.body.lstrip()[:1] == b"<"
+
     def retry_after(self) -> float | None:
         """Seconds to wait according to the other side, if it said so."""
         for name in ("x-ogw-ratelimit-reset", "retry-after"):

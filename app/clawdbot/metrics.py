@@ -27,7 +27,8 @@ HTTP_SECONDS = Histogram(
 HTTP_REQUESTS = Counter("clawdbot_http_requests_total", "Answered requests.", ["endpoint", "status"])
 CALLBACKS = Counter(
     "clawdbot_callbacks_total",
-    "Callbacks by result: accepted, duplicate, ignored, answered, unavailable, or the reason of a refusal.",
+    "Callbacks by result: accepted, duplicate, ignored, answered, unavailable, platform_error (the platform reports"
+    " trouble), or the reason of a refusal.",
     ["platform", "result"],
 )
 MESSAGES = Counter(

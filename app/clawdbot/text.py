@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
+from unicodedata import combining
 
-FENCE = "```"
+from clawdbot.markdown import OPENING, closes
+
+# Of a code block, in bytes; a longer one loses the name of its language where it is opened again.
+LONGEST_OPENING = 25
+LONGEST_COMMAND = 200
+COMMAND = re.compile(r"(?:@\S+\s+)*/\s*([a-z]+)[.!。]?(?:\s*@\S+)*\s*")
+# What clients put around mentions.
+INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
+JOINER = "\u200d"
 ASCII_CHARACTERS_PER_TOKEN = 4
 MARKDOWN = re.compile(r"(^#{1,6} |^\s*[-*+] |^\s*\d+\. |\*\*|```|`[^`]+`|\[[^\]]+\]\(|^\|.*\|$|^> )", re.MULTILINE)
 
 
 def clean(text: str) -> str:
-    """Replace what cannot be written as UTF-8 (lone surrogates), drop NUL, strip."""
+    """Replace what cannot be written as UTF-8 (lone surrogates), drop NUL, strip, invisible characters included."""
     if text.isascii() and "\0" not in text:
         return text.strip()
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "").strip()
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "").strip().strip(INVISIBLE).strip()
+
+
+def command(text: str, names: Iterable[str]) -> str:
+    """Return which of the commands ``names`` somebody gives, empty if none.
+
+    A mention may stand before or behind it; a Chinese keyboard writes the slash and the letters in full width, and
+    clients put invisible characters around mentions.
+    """
+    if len(text) > LONGEST_COMMAND:
+        return ""
+    plain = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    plain = unicodedata.normalize("NFKC", plain).strip().lower()
+    found = COMMAND.fullmatch(plain)
+    return found[1] if found and found[1] in names else ""
 
 
 def size(text: str) -> int:
@@ -45,40 +69,56 @@ def is_markdown(text: str) -> bool:
 
 
 def split(text: str, limit: int) -> list[str]:
-    """Split ``text`` into parts of at most ``limit`` UTF-8 bytes, losing nothing that is visible.
+    """Split ``text`` into parts of at most ``limit`` UTF-8 bytes, losing nothing that is visible, in linear time.
 
     Breaks at paragraphs if possible, else at lines, else at words, else anywhere. A code block that has to be
     broken is closed in one part and opened again, with its language, in the next.
     """
-    room = limit - 2 * len(FENCE) - 32
+    room = limit - 2 * LONGEST_OPENING
     if room <= 0:
         raise ValueError(f"limit {limit} leaves no room for text")
     parts: list[str] = []
-    opened = ""
-    while size(opened + text) > limit:
-        head, text = _cut(text, room - size(opened))
-        part = opened + head
-        opened = _open_fence(part)
-        parts.append(f"{part}\n{FENCE}" if opened else part)
-    if text or not parts:
-        parts.append(opened + text)
+    opened, at = "", 0
+    # A character has a byte at least: only the end is short enough to be measured.
+    while len(text) - at > limit or size(opened + text[at:]) > limit:
+        end, following = _cut(text, at, room - size(opened))
+        part = opened + text[at:end]
+        opened, at = _open_fence(part), following
+        parts.append(f"{part}\n{opened[: len(opened) - len(opened.lstrip('`~'))]}" if opened else part)
+    if at < len(text) or not parts:
+        parts.append(opened + text[at:])
     return parts
 
 
-def _cut(text: str, limit: int) -> tuple[str, str]:
-    """Cut at the last good place within ``limit`` bytes."""
-    window = text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore") or text[0]
+def _cut(text: str, start: int, limit: int) -> tuple[int, int]:
+    """Return where a part ends that begins at ``start`` and has at most ``limit`` bytes, and where the next begins."""
+    window = text[start : start + limit].encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
     for separator in ("\n\n", "\n", " "):
         at = window.rfind(separator)
         if at > len(window) // 4:
-            return text[:at], text[at + len(separator) :]
-    return window, text[len(window) :]
+            return start + at, start + at + len(separator)
+    end = start + max(1, len(window))
+    # Not within a run of backticks or a character that is made of several.
+    while start + 1 < end < len(text) and _together(text[end - 1], text[end]):
+        end -= 1
+    if end == start + 1:
+        end = start + max(1, len(window))
+    return end, end
+
+
+def _together(before: str, after: str) -> bool:
+    return (before == after == "`") or before == JOINER or after in {JOINER, "\ufe0f"} or bool(combining(after))
 
 
 def _open_fence(part: str) -> str:
     """Return the line that opens the code block in which ``part`` ends, empty if it ends outside of one."""
-    opened = ""
+    fence = opened = ""
     for line in part.split("\n"):
-        if line.lstrip().startswith(FENCE):
-            opened = "" if opened else f"{line.strip()[:24]}\n"
+        if fence:
+            if closes(fence, line):
+                fence = opened = ""
+        elif found := OPENING.match(line):
+            fence = found[1]
+            opened = line.strip() if size(line.strip()) < LONGEST_OPENING else fence
+            opened += "\n"
     return opened

@@ -23,6 +23,7 @@ NOT_ALLOWED = "You are not on the list of people who may use this bot. Please as
 SLOW_DOWN = "That is a lot at once. Please wait a minute before you write again."
 NOTHING = "I received an empty message. What would you like to know?"
 UNSUPPORTED = "I can read text and pictures, but not this kind of message ({kind})."
+UNREADABLE_QUOTE = "I cannot read the message that you quote. Please copy what I should know into your message."
 NO_VISION = "The model behind me cannot see pictures. Please describe it in words."
 NO_DOWNLOAD = "I could not fetch the picture. Please send it again, or a smaller one."
 NOT_A_PICTURE = "I cannot read this picture. PNG, JPEG, WebP and GIF work."

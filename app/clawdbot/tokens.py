@@ -10,6 +10,7 @@ import redis
 
 from clawdbot import metrics
 from clawdbot.errors import ClawdbotError, Retry
+from clawdbot.http import Response
 from clawdbot.store import Script, key
 
 LOCK_MS = 15_000
@@ -65,3 +66,17 @@ class Token:
     def reject(self, token: str) -> None:
         """Forget ``token``, which the platform refused, unless there is a newer one already."""
         self._drop_if([self._key], [token])
+
+    def use(self, call: Callable[[str], Response], refused: Callable[[Response], bool]) -> Response:
+        """Return what ``call`` returns with our token; one that is ``refused`` is replaced once.
+
+        Raises:
+            Retry: the new token was refused as well.
+        """
+        for _ in range(2):
+            token = self.get()
+            answer = call(token)
+            if not refused(answer):
+                return answer
+            self.reject(token)
+        raise Retry(f"{self.platform}: access token refused twice")

@@ -18,7 +18,7 @@ from clawdbot.errors import Final, Retry
 from clawdbot.http import Http, TooLarge
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
-from clawdbot.platforms.base import Services
+from clawdbot.platforms.base import Attachment, Services
 from clawdbot.platforms.dingtalk import client as module
 from clawdbot.platforms.dingtalk.client import DingTalkSender
 from clawdbot.platforms.dingtalk.crypto import robot_sign
@@ -207,7 +207,7 @@ def test_token_is_fetched_by_one_at_a_time(settings: Settings, client: redis.Red
 def test_download(ding: DingTalkSender, server: ScriptedServer) -> None:
     server.on(DOWNLOAD, Reply({"downloadUrl": f"{server.url}/file?sig=x"}))
     server.on("/file", Reply(b"\x89PNG"))
-    assert ding.download(message(server), "code-1") == b"\x89PNG"
+    assert ding.download(message(server), Attachment("m", "code-1")) == b"\x89PNG"
     assert server.requests[1].body == {"downloadCode": "code-1", "robotCode": "code"}
     assert "x-acs-dingtalk-access-token" not in server.requests[2].headers
 
@@ -216,7 +216,7 @@ def test_download(ding: DingTalkSender, server: ScriptedServer) -> None:
 def test_download_from_a_foreign_host(ding: DingTalkSender, server: ScriptedServer, url: Any) -> None:
     server.on(DOWNLOAD, Reply({"downloadUrl": url}))
     with pytest.raises(Final, match="not allowed"):
-        ding.download(message(server), "c")
+        ding.download(message(server), Attachment("m", "c"))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_failing_downloads(
     server.on(DOWNLOAD, Reply({"downloadUrl": f"{server.url}/file"}))
     server.on("/file", reply)
     with pytest.raises(error):
-        ding.download(message(server), "c")
+        ding.download(message(server), Attachment("m", "c"))
 
 
 # Pushes

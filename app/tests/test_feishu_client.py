@@ -15,7 +15,7 @@ from clawdbot.errors import Final, Retry
 from clawdbot.http import Http
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
-from clawdbot.platforms.base import Services
+from clawdbot.platforms.base import Attachment, Services
 from clawdbot.platforms.feishu.client import FeishuSender, reply_uuid
 from clawdbot.sent import Mark
 
@@ -119,10 +119,12 @@ def test_refused_token_is_replaced_once(lark: FeishuSender, server: ScriptedServ
         send(lark)
 
 
-@pytest.mark.parametrize("reply", [Reply({"code": 10015}), Reply({"code": 0}), Reply(b"<html>")])
-def test_no_token(lark: FeishuSender, server: ScriptedServer, reply: Reply) -> None:
+@pytest.mark.parametrize(
+    ("reply", "error"), [(Reply({"code": 10015}), Final), (Reply({"code": 0}), Final), (Reply(b"<html>"), Retry)]
+)
+def test_no_token(lark: FeishuSender, server: ScriptedServer, reply: Reply, error: type) -> None:
     server.on(TOKEN, reply)
-    with pytest.raises(Final, match="token answered"):
+    with pytest.raises(error, match="token answered"):
         send(lark)
 
 
@@ -159,11 +161,11 @@ def test_without_permission_for_names(lark: FeishuSender, server: ScriptedServer
 
 def test_download(lark: FeishuSender, server: ScriptedServer) -> None:
     server.on(PICTURE, Reply(b"\xff\xd8"))
-    assert lark.download(message(), "img_1") == b"\xff\xd8"
+    assert lark.download(message(), Attachment("om_1", "img_1")) == b"\xff\xd8"
     assert server.requests[-1].query == "type=image"
     server.on(PICTURE, Reply({"code": 234004}, 400))
     with pytest.raises(Final):
-        lark.download(message(), "img_1")
+        lark.download(message(), Attachment("om_1", "img_1"))
 
 
 def test_ids_cannot_change_the_path(lark: FeishuSender, server: ScriptedServer) -> None:

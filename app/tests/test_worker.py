@@ -23,7 +23,7 @@ from clawdbot.limits import Limiter
 from clawdbot.message import Message
 from clawdbot.models.client import Question
 from clawdbot.models.presets import Preset
-from clawdbot.platforms.base import Sender
+from clawdbot.platforms.base import Attachment, Quote, Sender
 from clawdbot.sent import Mark
 from clawdbot.store import connect, key, session_key
 
@@ -43,6 +43,8 @@ class FakePlatform:
         self.after_writing: Callable[[], None] = lambda: None
         self.deaf = False
         self.picture = b"no picture"
+        self.fetched: list[Attachment] = []
+        self.quotes: dict[str, Quote] = {}
         self.downloads: list[Exception] = []
 
     def addressed(self, message: Message) -> bool:
@@ -53,10 +55,15 @@ class FakePlatform:
         """A name for some."""
         return message.sender_name
 
-    def download(self, message: Message, image: str) -> bytes:  # noqa: ARG002  # part of Sender
+    def quoted(self, message: Message) -> Quote | None:
+        """What some tests put there."""
+        return self.quotes.get(message.id)
+
+    def download(self, message: Message, picture: Attachment) -> bytes:  # noqa: ARG002  # part of Sender
         """The picture, or a failure."""
         if self.downloads:
             raise self.downloads.pop(0)
+        self.fetched.append(picture)
         return self.picture
 
     def send(self, message: Message, part: str, content: str, mark: Mark) -> None:  # noqa: ARG002  # Sender's

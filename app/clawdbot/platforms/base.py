@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 LONGEST_ID = 256
 LONGEST_TEXT = 200_000
+# Of a quoted message that travels with the one that quotes it.
+LONGEST_QUOTE = 8_000
+MOST_QUOTED_PICTURES = 4
 APOLOGY_PART = "apology"
 
 
@@ -54,12 +57,50 @@ class Received:
         message: what to queue, None if there is nothing to do.
         replay_guard: identifies a signature that does not cover the body, else empty.
         note: for the log: why there is nothing to do.
+        trouble: what the platform says is wrong and the operator has to mend, else empty.
     """
 
     reply: Mapping[str, Any]
     message: Message | None = None
     replay_guard: str = ""
     note: str = ""
+    trouble: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attachment:
+    """A picture that a `Sender` can fetch.
+
+    Attributes:
+        message: id of the message that it belongs to.
+        reference: what the platform calls it.
+    """
+
+    message: str
+    reference: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Content:
+    """What a message says, be it the user's or one that the user quotes.
+
+    Attributes:
+        text: its words.
+        images: references of its pictures.
+        unsupported: the platform's name of its kind if nothing of it can be read, else empty.
+    """
+
+    text: str = ""
+    images: tuple[str, ...] = ()
+    unsupported: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Quote:
+    """What the user quotes: its words, its pictures; neither if it cannot be read."""
+
+    text: str = ""
+    images: tuple[Attachment, ...] = ()
 
 
 class Receiver(Protocol):
@@ -104,8 +145,15 @@ class Sender(Protocol):
     def user_name(self, message: Message) -> str:
         """Display name of the sender, empty if unknown."""
 
-    def download(self, message: Message, image: str) -> bytes:
-        """Return a picture's bytes."""
+    def quoted(self, message: Message) -> Quote | None:
+        """Return what ``message`` quotes, None if it quotes nothing.
+
+        Raises:
+            Retry: later it may be known.
+        """
+
+    def download(self, message: Message, picture: Attachment) -> bytes:
+        """Return the bytes of a picture of ``message``, or of one that goes with it."""
 
     def send(self, message: Message, part: str, content: str, mark: Mark) -> None:
         """Send one part of the answer to ``message``.

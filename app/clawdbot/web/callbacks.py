@@ -80,7 +80,12 @@ class Callbacks:
             received = receiver.receive(_request(environ, self._clock()))
             if received.note:
                 fields["note"] = received.note
-            fields["result"] = "ignored"
+            fields["result"] = "platform_error" if received.trouble else "ignored"
+            if received.trouble:
+                log.error(
+                    "a platform reports trouble instead of messages",
+                    extra={"fields": {"platform": receiver.name, "reason": received.trouble}},
+                )
             if received.message:
                 fields["message"] = received.message.id
                 fields["result"] = self._intake.accept(received.message, received.replay_guard)

@@ -6,6 +6,7 @@ A robot message carries the headers ``timestamp`` and ``sign``; an event carries
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from clawdbot.config import DingTalkConfig
@@ -13,11 +14,14 @@ from clawdbot.errors import Refusal
 from clawdbot.message import Message
 from clawdbot.platforms import base
 from clawdbot.platforms.base import CallbackRequest, Received
+from clawdbot.platforms.dingtalk import content
 from clawdbot.platforms.dingtalk.crypto import EventCipher, event_signature, nonce, robot_sign
 
 # The documentation allows a robot message's time to differ by one hour.
 WINDOW_MS = 3_600_000
 GROUP = "2"
+# DingTalk takes the mention of the robot out. Where a client leaves it in, this space ends it; names may have others.
+MENTION = re.compile(r"^(?:\s*@[^\u2005\n]{1,64}\u2005\s*)+")
 NOTHING_TO_SAY = {"msgtype": "empty"}
 
 
@@ -72,53 +76,44 @@ class DingTalkReceiver:
         if isinstance(body.get("encrypt"), str):
             # Seen in the field, not documented: the same envelope, signed by the headers, its owner optional.
             body = base.parse_json(self._cipher.decrypt(body["encrypt"], owner_required=False))
-        if "msgId" not in body and body.get("errCode"):
-            # Over quota (20001) DingTalk calls without content.
-            return Received(NOTHING_TO_SAY, note=f"no content, errCode {str(body['errCode'])[:32]}")
+        if (code := str(body.get("errCode") or "0")[:32]) != "0" and not _says_anything(body):
+            # Over quota (20001) DingTalk calls without content, with or without an id.
+            return Received(NOTHING_TO_SAY, note=f"no content, errCode {code}", trouble=f"errCode {code}")
         message = _message(body, request.now_ms)
         if message.group and body.get("isInAtList") is False:
             return Received(NOTHING_TO_SAY, note="not mentioned")
         return Received(NOTHING_TO_SAY, message, replay_guard=f"dingtalk:{timestamp}")
 
 
+def _says_anything(body: dict[str, Any]) -> bool:
+    return bool(body.get("content") or base.string(base.section(body, "text"), "content"))
+
+
 def _message(body: dict[str, Any], now_ms: int) -> Message:
     kind = base.string(body, "msgtype")
-    content = base.section(body, "content")
-    words = base.string(base.section(body, "text"), "content")
-    images: list[str] = []
-    unsupported = ""
-    if kind == "picture":
-        images = _download_codes([content])
-        if not images:
-            raise Refusal(400, "picture_without_code")
-    elif kind == "richText":
-        pieces = base.items(content, "richText")
-        words = "\n".join(filter(None, (base.string(piece, "text") for piece in pieces)))
-        images = _download_codes(pieces)
-    elif kind != "text":
-        unsupported = kind[:64] or "unknown"
+    said = content.read(kind, body.get("text" if kind == "text" else "content"))
+    if kind == "picture" and not said.images:
+        raise Refusal(400, "picture_without_code")
+    group = body.get("conversationType") == GROUP
+    quoted = content.quote(body)
     staff = base.string(body, "senderStaffId")
     return Message(
         platform="dingtalk",
         id=base.identifier(body, "msgId"),
         conversation=base.identifier(body, "conversationId"),
-        group=body.get("conversationType") == GROUP,
+        group=group,
         # Outside of the organisation there is no staff id.
         sender=staff or base.identifier(body, "senderId"),
         sender_name=base.string(body, "senderNick")[:64],
         created_ms=base.milliseconds(body, "createAt", now_ms),
-        text=words,
-        images=tuple(images),
-        unsupported=unsupported,
+        text=MENTION.sub("", said.text) if group else said.text,
+        images=said.images,
+        unsupported=said.unsupported,
         route={
             "session_webhook": base.string(body, "sessionWebhook"),
             "session_expires_ms": base.milliseconds(body, "sessionWebhookExpiredTime", 0),
             "robot_code": base.string(body, "robotCode"),
             "staff_id": staff,
+            **({} if quoted is None else {"quote": quoted}),
         },
     )
-
-
-def _download_codes(pieces: list[dict[str, Any]]) -> list[str]:
-    codes = (base.string(piece, "downloadCode") or base.string(piece, "pictureDownloadCode") for piece in pieces)
-    return [code for code in codes if code]

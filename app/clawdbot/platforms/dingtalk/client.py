@@ -6,18 +6,19 @@ carry a failure, so bodies are always read.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from clawdbot import http, metrics, text
+from clawdbot import http, markdown, metrics, text
 from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig
 from clawdbot.errors import Final, Retry
 from clawdbot.http import Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
-from clawdbot.platforms.base import Services
+from clawdbot.platforms.base import Attachment, Quote, Services
 from clawdbot.platforms.dingtalk.crypto import robot_sign
 from clawdbot.sent import Mark
 from clawdbot.tokens import Token
@@ -34,6 +35,11 @@ TITLE_CHARACTERS = 30
 ERRCODE_TOO_FAST = 130101
 TOO_FAST_SECONDS = 60.0
 BAD_TOKEN = {401}
+BAD_REQUEST = 400
+# Session gone, robot or token unknown, refused by its security settings, too fast, over its quota.
+NOT_THE_FORM = {300001, 300005, 310000, ERRCODE_TOO_FAST, 90030}
+# msgParam may have 15 000 bytes; JSON needs some for line ends and quotation marks.
+LONGEST_SHOWN = 12_000
 TOO_MANY = 429
 SERVER_ERROR = 500
 
@@ -71,29 +77,44 @@ class DingTalkSender:
         content: str,
         mark: Mark,
     ) -> None:
-        """Answer through the session webhook while it lives, else through the server API."""
+        """Answer through the session webhook while it lives, else through the server API; as Markdown, else as text."""
+        *better, plain = _forms(content)
+        for form in better:
+            try:
+                self._send_form(message, form, mark)
+                return
+            except _FormRefused:
+                mark.refused()
+        self._send_form(message, plain, mark)
+
+    def _send_form(self, message: Message, form: _Form, mark: Mark) -> None:
         webhook = str(message.route.get("session_webhook", ""))
         alive = int(message.route.get("session_expires_ms", 0)) - SESSION_MARGIN_MS > now_ms()
+        refusal: Final | None = None
         if webhook and alive and http.allowed(webhook, WEBHOOK_HOSTS, self._bases):
             try:
-                self._send_by_session(webhook, content, mark)
+                self._send_by_session(webhook, form, mark)
                 return
-            except Final:
+            except Final as error:
                 # A dead session says nothing about the other way.
+                refusal = error
                 mark.refused()
-        self._send_by_api(message, content, mark)
+        try:
+            self._send_by_api(message, form, mark)
+        except Final:
+            if isinstance(refusal, _FormRefused):
+                raise refusal from None
+            raise
 
-    def _send_by_session(self, webhook: str, content: str, mark: Mark) -> None:
-        response = self._post("session", webhook, _webhook_body(content), on_written=mark.written)
+    def _send_by_session(self, webhook: str, form: _Form, mark: Mark) -> None:
+        response = self._post("session", webhook, form.webhook(), on_written=mark.written)
         self._check_errcode("session", response)
 
-    def _send_by_api(self, message: Message, content: str, mark: Mark) -> None:
-        robot_code = message.route.get("robot_code") or self._config.robot_code
-        kind, param = _template(content)
+    def _send_by_api(self, message: Message, form: _Form, mark: Mark) -> None:
         body: dict[str, Any] = {
-            "robotCode": robot_code,
-            "msgKey": kind,
-            "msgParam": json.dumps(param, ensure_ascii=False),
+            "robotCode": self._robot_code(message),
+            "msgKey": form.key,
+            "msgParam": json.dumps(form.param, ensure_ascii=False),
         }
         if message.group:
             way, path = "group", "/v1.0/robot/groupMessages/send"
@@ -110,6 +131,11 @@ class DingTalkSender:
             raise Retry("dingtalk: the recipient is flow controlled", after=TOO_FAST_SECONDS)
         if refused:
             raise Final(f"dingtalk: the recipient is in {refused[0]}")
+        if not answer.get("processQueryKey"):
+            raise Retry(f"dingtalk: {way} answered 200 without a processQueryKey")
+
+    def _robot_code(self, message: Message) -> str:
+        return str(message.route.get("robot_code") or self._config.robot_code)
 
     def push(self, content: str) -> None:
         """Write to the group of ``webhook_url``; the stored URL is never changed.
@@ -126,15 +152,23 @@ class DingTalkSender:
             timestamp = str(now_ms())
             params |= {"timestamp": timestamp, "sign": robot_sign(config.robot_secret, timestamp)}
         self._limiter.wait("dingtalk-push", PUSH_RATE)
-        response = self._post("push", config.webhook_url, _webhook_body(content), params=params)
+        response = self._post("push", config.webhook_url, _forms(content)[0].webhook(), params=params)
         self._check_errcode("push", response)
 
     # Pictures
 
-    def download(self, message: Message, image: str) -> bytes:
+    def quoted(self, message: Message) -> Quote | None:
+        """The callback brings along what is quoted, if DingTalk knows it: not of every message of the robot itself."""
+        found = message.route.get("quote")
+        if not isinstance(found, dict):
+            return None
+        images = found.get("images")
+        codes = [code for code in images if isinstance(code, str)] if isinstance(images, list) else []
+        return Quote(str(found.get("text", "")), tuple(Attachment(message.id, code) for code in codes))
+
+    def download(self, message: Message, picture: Attachment) -> bytes:
         """Exchange the download code for a URL and fetch it, without our token."""
-        robot_code = message.route.get("robot_code") or self._config.robot_code
-        body = {"downloadCode": image, "robotCode": robot_code}
+        body = {"downloadCode": picture.reference, "robotCode": self._robot_code(message)}
         url = self._api("download", "/v1.0/robot/messageFiles/download", body).get("downloadUrl")
         if not isinstance(url, str) or not http.allowed(url, DOWNLOAD_HOSTS, self._bases):
             raise Final("dingtalk: the picture's URL is on a host that is not allowed")
@@ -146,6 +180,8 @@ class DingTalkSender:
             raise Retry(f"dingtalk: download answered {response.status}", after=response.retry_after())
         if response.status != 200:
             raise Final(f"dingtalk: download answered {response.status}")
+        if response.is_page():
+            raise Retry("dingtalk: download answered with a page")
         return response.body
 
     # Calls
@@ -155,7 +191,7 @@ class DingTalkSender:
         response = self._post("token", f"{self._config.api_base_url}/v1.0/oauth2/accessToken", body)
         answer = response.json()
         token = answer.get("accessToken")
-        if not isinstance(token, str) or not token:
+        if response.status != 200 or not isinstance(token, str) or not token:
             self._raise("token", response)
         return str(token), float(answer.get("expireIn") or 0)
 
@@ -163,22 +199,22 @@ class DingTalkSender:
         """POST to the server API with our token; a refused token is replaced once."""
         self._limiter.wait(f"dingtalk-api:{self._config.app_key}", API_RATE)
         url = self._config.api_base_url + path
-        for last in (False, True):
-            token = self._token.get()
+
+        def call(token: str) -> Response:
             headers = {"x-acs-dingtalk-access-token": token}
-            response = self._post(way, url, body, headers=headers, on_written=mark and mark.written)
-            if response.status in BAD_TOKEN or "InvalidAuthentication" in str(response.json().get("code", "")):
-                self._token.reject(token)
-                if mark:
-                    mark.refused()
-                if last:
-                    raise Retry(f"dingtalk: {way}: access token refused twice")
-                continue
-            if response.status != 200:
-                self._raise(way, response)
-            metrics.SENDS.labels(self.name, way, "success").inc()
-            return response.json()
-        raise AssertionError("unreachable")
+            return self._post(way, url, body, headers=headers, on_written=mark and mark.written)
+
+        def refused(response: Response) -> bool:
+            bad = response.status in BAD_TOKEN or "InvalidAuthentication" in str(response.json().get("code", ""))
+            if bad and mark:
+                mark.refused()
+            return bad
+
+        response = self._token.use(call, refused)
+        if response.status != 200 or not response.is_object():
+            self._raise(way, response)
+        metrics.SENDS.labels(self.name, way, "success").inc()
+        return response.json()
 
     def _post(self, way: str, url: str, body: Mapping[str, Any], **options: Any) -> Response:
         try:
@@ -197,11 +233,14 @@ class DingTalkSender:
             raise Retry(reason, after=response.retry_after() or 2.0)
         if response.status >= SERVER_ERROR:
             raise Retry(reason, after=response.retry_after())
-        raise Final(reason)
+        if response.status == 200 and not response.is_object():
+            # A gateway's page: so DingTalk answers an address that has called too often.
+            raise Retry(f"{reason}, no JSON", after=response.retry_after() or TOO_FAST_SECONDS)
+        raise (_FormRefused if response.status == BAD_REQUEST and way in {"single", "group"} else Final)(reason)
 
     def _check_errcode(self, way: str, response: Response) -> None:
         """Webhooks answer 200 and say in ``errcode`` whether it worked."""
-        if response.status != 200:
+        if response.status != 200 or (way == "push" and not response.is_object()):
             self._raise(way, response)
         code = response.json().get("errcode")
         if code == 0:
@@ -211,21 +250,48 @@ class DingTalkSender:
         # Where there is another way than this webhook, that one is not throttled.
         if code == ERRCODE_TOO_FAST and way == "push":
             raise Retry(f"dingtalk: {way} errcode {code}", after=TOO_FAST_SECONDS)
-        raise Final(f"dingtalk: {way} errcode {code}")
+        raise (Final if code in NOT_THE_FORM else _FormRefused)(f"dingtalk: {way} errcode {code}")
+
+
+class _FormRefused(Final):
+    """Perhaps it is the form of the message that is refused: a plainer one may pass."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Form:
+    """A message in one of the forms that it may have.
+
+    Attributes:
+        kind: its name at a webhook.
+        key: its name at the server API.
+        param: its content for either; a webhook calls the text of Markdown alike.
+    """
+
+    kind: str
+    key: str
+    param: dict[str, str]
+
+    def webhook(self) -> dict[str, Any]:
+        return {"msgtype": self.kind, self.kind: self.param}
+
+
+def _forms(content: str) -> list[_Form]:
+    """The forms to try, best first; plain text needs no Markdown.
+
+    Source: open.dingtalk.com "Message types of robots": headings, quotes, bold and italic words, links, pictures and
+    lists are shown. Lines are joined unless two spaces end them (blinkbean/dingtalk#2), tables are not shown by mobile
+    clients (soimy/openclaw-channel-dingtalk#533), and code blocks by those of computers (eryajf/chatgpt-dingtalk#209).
+    """
+    plain = markdown.defuse(content)
+    forms = [_Form("text", "sampleText", {"content": plain})]
+    if text.is_markdown(content):
+        shown = markdown.hard_breaks(markdown.tables_as_lists(plain))
+        # A table with long headings may grow beyond what fits.
+        shown = shown if text.size(shown) <= LONGEST_SHOWN else plain
+        forms.insert(0, _Form("markdown", "sampleMarkdown", {"title": _title(plain), "text": shown}))
+    return forms
 
 
 def _title(content: str) -> str:
     first = next((line for line in content.splitlines() if line.strip()), "")
     return first.strip("#*`>- ")[:TITLE_CHARACTERS] or "clawdbot"
-
-
-def _webhook_body(content: str) -> dict[str, Any]:
-    if text.is_markdown(content):
-        return {"msgtype": "markdown", "markdown": {"title": _title(content), "text": content}}
-    return {"msgtype": "text", "text": {"content": content}}
-
-
-def _template(content: str) -> tuple[str, dict[str, str]]:
-    if text.is_markdown(content):
-        return "sampleMarkdown", {"title": _title(content), "text": content}
-    return "sampleText", {"content": content}

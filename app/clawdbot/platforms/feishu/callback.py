@@ -7,7 +7,6 @@ decrypts with our key and knows our token.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from clawdbot.config import FeishuConfig
@@ -15,8 +14,7 @@ from clawdbot.errors import Refusal
 from clawdbot.message import Message
 from clawdbot.platforms import base
 from clawdbot.platforms.base import CallbackRequest, Received
-from clawdbot.platforms.feishu import crypto
-from clawdbot.text import clean
+from clawdbot.platforms.feishu import content, crypto
 
 RECEIVE = "im.message.receive_v1"
 URL_CHECK = "url_verification"
@@ -97,7 +95,7 @@ def _answer_url_check(event: dict[str, Any]) -> Received:
 
 
 def _event(event: dict[str, Any], app_id: str, now_ms: int) -> Received:
-    header, content = base.section(event, "header"), base.section(event, "event")
+    header, body = base.section(event, "header"), base.section(event, "event")
     if event.get("schema") != "2.0" or not header:
         return Received({}, note="not a version 2 event")
     if header.get("app_id") != app_id:
@@ -105,71 +103,30 @@ def _event(event: dict[str, Any], app_id: str, now_ms: int) -> Received:
     kind = base.string(header, "event_type")[:64]
     if kind != RECEIVE:
         return Received({}, note=f"event {kind or 'without type'}")
-    sender = base.section(content, "sender")
+    sender = base.section(body, "sender")
     if sender.get("sender_type") != "user":
         return Received({}, note="not from a user")
-    return Received({}, _message(base.section(content, "message"), sender, now_ms))
+    return Received({}, _message(base.section(body, "message"), sender, now_ms))
 
 
 def _message(data: dict[str, Any], sender: dict[str, Any], now_ms: int) -> Message:
     kind = base.string(data, "message_type")
     raw = data.get("content")
-    content = base.parse_json(raw) if isinstance(raw, str) else {}
     mentions = base.items(data, "mentions")
-    words, images, unsupported = "", [], ""
-    if kind == "text":
-        words = base.string(content, "text")
-    elif kind == "image":
-        images = [base.identifier(content, "image_key")]
-    elif kind == "post":
-        words, images = _post(content)
-    else:
-        unsupported = kind[:64] or "unknown"
+    said = content.read(kind, base.parse_json(raw) if isinstance(raw, str) else {})
+    group = data.get("chat_type") != "p2p"
+    parent = base.string(data, "parent_id")[: base.LONGEST_ID]
     mentioned = [base.string(base.section(mention, "id"), "open_id") for mention in mentions]
     return Message(
         platform="feishu",
         id=base.identifier(data, "message_id"),
         conversation=base.identifier(data, "chat_id"),
-        group=data.get("chat_type") != "p2p",
+        group=group,
         sender=base.identifier(base.section(sender, "sender_id"), "open_id"),
         created_ms=base.milliseconds(data, "create_time", now_ms),
-        text=_name_mentions(words, mentions),
-        images=tuple(images),
-        unsupported=unsupported,
+        text=content.without_address(said.text, mentions, group=group),
+        images=said.images,
+        unsupported=said.unsupported,
         mentions=tuple(filter(None, mentioned)),
+        route={"parent": parent} if parent else {},
     )
-
-
-def _post(content: dict[str, Any]) -> tuple[str, list[str]]:
-    """Words and pictures of a rich text; its lines are lists of tagged pieces."""
-    lines, images = [base.string(content, "title")], []
-    rows = content.get("content")
-    for row in rows if isinstance(rows, list) else []:
-        pieces = [piece for piece in row if isinstance(piece, dict)] if isinstance(row, list) else []
-        line = ""
-        for piece in pieces:
-            tag = piece.get("tag")
-            if tag == "img":
-                images.append(base.identifier(piece, "image_key"))
-            elif tag == "at":
-                line += base.string(piece, "user_id") + " "
-            elif tag == "code_block":
-                line += f"\n```{base.string(piece, 'language')}\n{base.string(piece, 'text')}\n```"
-            elif tag == "a":
-                line += f"{base.string(piece, 'text')} ({base.string(piece, 'href')})"
-            else:
-                value = piece.get("text")
-                line += value[: base.LONGEST_TEXT] if isinstance(value, str) else ""
-        lines.append(line)
-    return clean("\n".join(lines)), images
-
-
-def _name_mentions(words: str, mentions: list[dict[str, Any]]) -> str:
-    """Replace the keys of mentions (``@_user_1``) by names; a mention at the very start is an address: drop it."""
-    names = {base.string(mention, "key"): base.string(mention, "name") for mention in mentions}
-    names.pop("", None)
-    if not names:
-        return words
-    keys = "|".join(re.escape(key) for key in sorted(names, key=len, reverse=True))
-    words = re.sub(rf"^(\s*({keys})\b)+", "", words)
-    return re.sub(rf"({keys})\b", lambda found: f"@{names[found[0]]}", words).strip()

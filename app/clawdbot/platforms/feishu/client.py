@@ -7,19 +7,22 @@ repeated send shows nothing twice.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from clawdbot import metrics, text
+from clawdbot import markdown, metrics, text
 from clawdbot.config import FeishuConfig
-from clawdbot.errors import Final, Retry
+from clawdbot.errors import Final, Refusal, Retry
 from clawdbot.http import Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
-from clawdbot.platforms.base import Services
+from clawdbot.platforms import base
+from clawdbot.platforms.base import Attachment, Content, Quote, Services
+from clawdbot.platforms.feishu import content
 from clawdbot.sent import Mark
 from clawdbot.tokens import Token
 
@@ -30,8 +33,19 @@ BAD_TOKEN = {99991663, 99991665, 99991677, 99991668}
 LATER = {99991400, 230020, 230049}
 # The answered message is gone; the chat is still there.
 RECALLED = {230011, 230110}
-# Card or post refused for its form: the next plainer form may pass.
-FORM_REFUSED = {230025, 230099, 200860, 230001, 230054}
+# Refusals that no other form of the message would change: of the chat, the recipient, the words or the permissions.
+# Bot not in the chat, bot off, no access to the user, sensitive words, no permission, leak protection, muted, stopped
+# by the user, chat dissolved; application disabled, wrong secret, address not allowed, no token, scope missing.
+NOT_THE_FORM = {
+    230002, 230006, 230013, 230022, 230027, 230028, 230035, 230053, 232009,
+    10014, 10015, 99991401, 99991661, 99991672, 99991679,
+}  # fmt: skip
+# A card with more is not shown (measured by picsky/dsh-pocket-console).
+MOST_TABLES = 5
+MOST_FORWARDED = 20
+QUOTE_SECONDS = 5.0
+# Otherwise a card is replaced by the advice to update the client; unknown parameters are ignored.
+RAW_CARD = {"card_msg_content_type": "raw_card_content"}
 UUID_CHARACTERS = 50
 TOO_MANY = 429
 SERVER_ERROR = 500
@@ -83,9 +97,30 @@ class FeishuSender:
             self._cache.remember("feishu-user", message.sender, name)
         return str(name)
 
-    def download(self, message: Message, image: str) -> bytes:
-        """Fetch a picture of this very message."""
-        ids = (quote(message.id, safe=""), quote(image, safe=""))
+    def quoted(self, message: Message) -> Quote | None:
+        """Look up the message that is replied to; in a group that takes the permission for all of its messages."""
+        parent = str(message.route.get("parent") or "")
+        if not parent:
+            return None
+        path = f"/open-apis/im/v1/messages/{quote(parent, safe='')}"
+        try:
+            data = self._call("quote", "GET", path, params=RAW_CARD, deadline=QUOTE_SECONDS).get("data")
+        except Final:
+            return Quote()
+        words: list[str] = []
+        images: list[Attachment] = []
+        # Of forwarded messages the first one is the envelope.
+        for item in base.items(data, "items")[:MOST_FORWARDED] if isinstance(data, dict) else []:
+            said = _read(item)
+            words.append(said.text)
+            # A picture of a forwarded message is asked for by the id of the envelope.
+            images += [Attachment(parent, image) for image in said.images]
+        joined = "\n".join(filter(None, words))[: base.LONGEST_QUOTE]
+        return Quote(joined, tuple(images[: base.MOST_QUOTED_PICTURES]))
+
+    def download(self, message: Message, picture: Attachment) -> bytes:  # noqa: ARG002  # part of Sender
+        """Fetch a picture of the message that has it."""
+        ids = (quote(picture.message, safe=""), quote(picture.reference, safe=""))
         path = f"/open-apis/im/v1/messages/{ids[0]}/resources/{ids[1]}"
         response = self._raw("download", "GET", path, params={"type": "image"}, max_bytes=MAX_IMAGE_BYTES)
         return response.body
@@ -101,13 +136,7 @@ class FeishuSender:
     ) -> None:
         """Reply; degrade from card to post to text, and from a reply to a message if the original was recalled."""
         self._limiter.wait(f"feishu-chat:{message.conversation}", CHAT_RATE)
-        for form, build in _forms(content):
-            try:
-                self._reply(message, f"{part}-{form}", form, build(content))
-                return
-            except _FormRefused:
-                continue
-        raise Final("feishu: every form of the answer was refused")
+        _plainer(content, lambda form, body: self._reply(message, f"{part}-{form}", form, body))
 
     def _reply(self, message: Message, part: str, form: str, content: Mapping[str, Any]) -> None:
         body = {"content": json.dumps(content, ensure_ascii=False), "msg_type": form, "uuid": reply_uuid(message, part)}
@@ -126,21 +155,18 @@ class FeishuSender:
             Final: Feishu refuses the message.
         """
         self._limiter.wait(f"feishu-chat:{chat}", CHAT_RATE)
-        for form, build in _forms(content):
+
+        def send(form: str, content: Mapping[str, Any]) -> None:
             body = {
                 "receive_id": chat,
-                "content": json.dumps(build(content), ensure_ascii=False),
+                "content": json.dumps(content, ensure_ascii=False),
                 "msg_type": form,
                 "uuid": f"{uuid}-{form}",
             }
-            try:
-                self._call(
-                    "push", "POST", "/open-apis/im/v1/messages", params={"receive_id_type": "chat_id"}, payload=body
-                )
-                return
-            except _FormRefused:
-                continue
-        raise Final("feishu: every form of the message was refused")
+            path = "/open-apis/im/v1/messages"
+            self._call("push", "POST", path, params={"receive_id_type": "chat_id"}, payload=body)
+
+        _plainer(content, send)
 
     # Calls
 
@@ -150,7 +176,7 @@ class FeishuSender:
         response = self._exchange("token", "POST", url, payload=body)
         answer = response.json()
         token = answer.get("tenant_access_token")
-        if answer.get("code") != 0 or not isinstance(token, str) or not token:
+        if response.status != 200 or answer.get("code") != 0 or not isinstance(token, str) or not token:
             self._raise("token", response)
         return str(token), float(answer.get("expire") or 0)
 
@@ -160,18 +186,18 @@ class FeishuSender:
     def _raw(self, way: str, method: str, path: str, **options: Any) -> Response:
         """Call the server API with our token; a refused token is replaced once."""
         self._limiter.wait(f"feishu-api:{self._config.app_id}:{way}", API_RATE)
-        for last in (False, True):
-            token = self._token.get()
-            headers = {"Authorization": f"Bearer {token}"}
-            response = self._exchange(way, method, self._config.api_base_url + path, headers=headers, **options)
-            code = _code(response)
-            if response.status == 200 and code == 0:
-                metrics.SENDS.labels(self.name, way, "success").inc()
-                return response
-            if code not in BAD_TOKEN or last:
-                self._raise(way, response)
-            self._token.reject(token)
-        raise AssertionError("unreachable")
+        url = self._config.api_base_url + path
+
+        def call(token: str) -> Response:
+            return self._exchange(way, method, url, headers={"Authorization": f"Bearer {token}"}, **options)
+
+        response = self._token.use(call, lambda response: _code(response) in BAD_TOKEN)
+        # A picture is the only success that is no JSON.
+        file = way == "download" and not response.is_object() and not response.is_page()
+        if response.status != 200 or (_code(response) != 0 and not file):
+            self._raise(way, response)
+        metrics.SENDS.labels(self.name, way, "success").inc()
+        return response
 
     def _exchange(self, way: str, method: str, url: str, **options: Any) -> Response:
         try:
@@ -187,11 +213,12 @@ class FeishuSender:
         reason = f"feishu: {way} answered {response.status} code {code}"
         if code in RECALLED:
             raise _Recalled(reason)
-        if code in FORM_REFUSED:
-            raise _FormRefused(reason)
-        if code in LATER or code in BAD_TOKEN or response.status == TOO_MANY or response.status >= SERVER_ERROR:
+        if code in LATER or response.status == TOO_MANY or response.status >= SERVER_ERROR:
             raise Retry(reason, after=response.retry_after())
-        raise Final(reason)
+        if response.status == 200 and "code" not in response.json():
+            # A gateway's page, or whatever else is no answer of Feishu's.
+            raise Retry(f"{reason}, not Feishu's", after=response.retry_after())
+        raise (Final if code in NOT_THE_FORM else _FormRefused)(reason)
 
 
 class _Recalled(Final):
@@ -199,12 +226,23 @@ class _Recalled(Final):
 
 
 class _FormRefused(Final):
-    """This form of message is refused."""
+    """Perhaps it is the form of the message that is refused: a plainer one may pass."""
+
+
+def _read(item: dict[str, Any]) -> Content:
+    """What a message says that was looked up; nothing if it is gone or cannot be read."""
+    try:
+        said = content.read(
+            base.string(item, "msg_type"), base.parse_json(base.string(base.section(item, "body"), "content") or "{}")
+        )
+    except Refusal:
+        return Content()
+    return dataclasses.replace(said, text=content.named(said.text, base.items(item, "mentions")))
 
 
 def _code(response: Response) -> int:
-    """The ``code`` of an answer; one that is no JSON (a picture, a gateway's page) has none."""
-    code = response.json().get("code", 0)
+    """The ``code`` of an answer; -1 if it has none."""
+    code = response.json().get("code", -1)
     return code if isinstance(code, int) else -1
 
 
@@ -213,20 +251,31 @@ def reply_uuid(message: Message, part: str) -> str:
     return hashlib.sha256(f"{message.key}/{part}".encode()).hexdigest()[:UUID_CHARACTERS]
 
 
-def _text(content: str) -> dict[str, Any]:
-    return {"text": content}
+def _text(words: str) -> dict[str, Any]:
+    return {"text": words}
 
 
-def _post(content: str) -> dict[str, Any]:
-    return {"zh_cn": {"title": "", "content": [[{"tag": "md", "text": content}]]}}
+def _post(words: str) -> dict[str, Any]:
+    return {"zh_cn": {"title": "", "content": [[{"tag": "md", "text": markdown.tables_as_lists(words)}]]}}
 
 
-def _card(content: str) -> dict[str, Any]:
-    return {"schema": "2.0", "body": {"elements": [{"tag": "markdown", "content": content}]}}
+def _card(words: str) -> dict[str, Any]:
+    shown = markdown.tables_as_lists(words, MOST_TABLES)
+    return {"schema": "2.0", "body": {"elements": [{"tag": "markdown", "content": shown}]}}
 
 
-def _forms(content: str) -> list[tuple[str, Callable[[str], dict[str, Any]]]]:
-    """The forms to try, best first; plain text needs no card."""
-    if not text.is_markdown(content):
-        return [("text", _text)]
-    return [("interactive", _card), ("post", _post), ("text", _text)]
+def _plainer(words: str, send: Callable[[str, dict[str, Any]], None]) -> None:
+    """Send ``words`` in the best form that Feishu takes; plain text needs no card.
+
+    Raises:
+        Final: none is taken.
+    """
+    forms = [("interactive", _card), ("post", _post), ("text", _text)] if text.is_markdown(words) else [("text", _text)]
+    words = markdown.defuse(words)
+    for form, build in forms:
+        try:
+            send(form, build(words))
+            return
+        except _FormRefused as error:
+            refusal = error
+    raise Final(f"feishu: every form was refused, the last one so: {refusal}")
