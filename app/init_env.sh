@@ -15,8 +15,9 @@ choose), checks what is there, starts web and worker and waits for /health. What
   --no-start         set up and check only
   --help             this text
 
-The key of the model service is taken from MODEL_API_KEY and MODEL_API_SECRET where they are exported, and kept in
-config/clawdbot.env. On a server that Ansible set up, the services of systemd are restarted instead.
+The key and all other settings of the model are taken from the variables MODEL_... where they are exported, and kept
+in config/clawdbot.env. On a server that Ansible set up nothing but what is named above is taken, for the inventory has
+the settings, and the services of systemd are restarted instead.
 TEXT
 }
 
@@ -53,7 +54,11 @@ app=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 config=$home/config logs=$home/logs run=$home/run
 managed=no
-[ ! -f "$config/service.env" ] || managed=yes
+if [ -f "$config/service.env" ]; then
+    managed=yes
+    # The shell of an operator has those of its login.
+    unset "${!MODEL_@}"
+fi
 container=no
 [ "$managed" = no ] || ! grep -qx 'CLAWDBOT_RUNTIME=docker' "$config/service.env" || container=yes
 

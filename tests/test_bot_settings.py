@@ -26,6 +26,9 @@ AWKWARD = 'it\'s "so": $HOME `x` 你好 \\n\nand a second line'
 VALUES: dict[str, Any] = {
     "clawdbot_model_type": "glm",
     "clawdbot_model_vision": True,
+    "clawdbot_model_system_prompt": f"You are {{name}}'s helper.\n{AWKWARD}",
+    "clawdbot_model_temperature": 0.5,
+    "clawdbot_model_extra_fields": {"enable_thinking": False, "stop": ["it's"], "drop": None},
     "clawdbot_model_base_url": "http://127.0.0.1:8000/v1",
     "clawdbot_model_api_key_expires_at": "2027-01-31",
     "clawdbot_dingtalk_aes_key": "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG",
@@ -130,6 +133,10 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
         assert set(re.findall(r"(?m)^ *(\w+): ", text)) == keys, name
 
     assert settings.model.vision is True
+    assert settings.model.stream is False
+    assert settings.model.system_prompt == VALUES["clawdbot_model_system_prompt"]
+    assert settings.model.extra_fields == VALUES["clawdbot_model_extra_fields"]
+    assert (settings.model.temperature, settings.model.max_tokens, settings.model.total_seconds) == (0.5, 1, 301)
     assert settings.dingtalk.access.users == ("alice", "它's")
     assert settings.dingtalk.access.conversations == ("cid1",)
     assert settings.feishu.access.users == ("ou_1",)

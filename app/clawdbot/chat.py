@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
@@ -12,10 +13,11 @@ from clawdbot.cache import Cache
 from clawdbot.config import Settings
 from clawdbot.engine.queue import Queue
 from clawdbot.errors import Final, Retry
-from clawdbot.gathering import Gatherer
+from clawdbot.gathering import MOST_PICTURES, Gatherer
 from clawdbot.limits import Limiter, Rate
 from clawdbot.message import Message
-from clawdbot.models.client import Model, Question
+from clawdbot.models import prompt
+from clawdbot.models.client import Model, Question, Reply
 from clawdbot.platforms.base import APOLOGY_PART, Sender
 from clawdbot.sent import Sent
 from clawdbot.sessions import Sessions
@@ -24,7 +26,6 @@ log = logging.getLogger(__name__)
 
 COMMANDS = ("help", "reset", "status")
 LONGEST_QUESTION = 20_000
-SYSTEM = "You are a helpful assistant in a company's chat. Answer in the language of the user."
 
 
 class Chat:
@@ -112,6 +113,7 @@ class Chat:
         if command == "help":
             return Answer(texts.say(texts.HELP))
         if command == "reset":
+            self._cache.remember("reset", message.conversation_key, True)
             return Answer(texts.say(texts.RESET), forget=True)
         if command == "status":
             return Answer(self._status(platform, message))
@@ -134,42 +136,68 @@ class Chat:
         if message.unsupported:
             return Answer(texts.say(texts.UNSUPPORTED, kind=message.unsupported), "apologised")
         try:
-            question = self._question(platform, message)
-            return self._cached_answer(message, question)
+            return self._answer(platform, message)
         except Final as error:
             if not error.apology:
                 raise
             log.warning("no answer", extra={"fields": {"message_key": message.key, "reason": str(error)}})
             return Answer(texts.say(error.apology), "apologised")
 
-    def _question(self, platform: Sender, message: Message) -> Question:
+    def _question(self, platform: Sender, message: Message) -> tuple[Question, list[str]]:
+        """Return what the model is asked, and what the user is told of it besides the answer."""
         name, model = platform.user_name(message), self._settings.model
         words, vision = message.text[:LONGEST_QUESTION], bool(model and model.vision)
         gathered = self._gatherer.gather(platform, message, words=words, vision=vision)
-        return Question(
+        group = str(message.route.get("group_name") or prompt.NAMELESS_GROUP) if message.group else ""
+        today = datetime.datetime.now(datetime.UTC).astimezone().date()
+        question = Question(
             key=message.key,
-            system=f"{SYSTEM} You are talking to {name}." if name else SYSTEM,
+            system=prompt.system(model.system_prompt if model else "", name=name, group=group, today=today),
             history=self._sessions.find(message),
             text=gathered.text,
             pictures=gathered.pictures,
         )
+        notes = []
+        if len(message.text) > LONGEST_QUESTION:
+            notes.append(texts.say(texts.QUESTION_CUT, count=LONGEST_QUESTION))
+        if gathered.left_out:
+            notes.append(texts.say(texts.PICTURES_LEFT_OUT, count=MOST_PICTURES))
+        return question, notes
 
-    def _cached_answer(self, message: Message, question: Question) -> Answer:
-        """Ask the model, unless the same user asked the same in the same situation within the cache's time."""
-        model = self._settings.model
+    def _answer(self, platform: Sender, message: Message) -> Answer:
+        question, notes = self._question(platform, message)
+        reply = self._reply(message, question)
+        if reply.note:
+            notes.insert(0, texts.say(reply.note))
+        asked = question.text or "[picture]"
+        writer = prompt.one_line(platform.user_name(message)) if message.group else ""
+        return Answer("\n\n".join([reply.text, *notes]), turn=(f"{writer}: {asked}" if writer else asked, reply.text))
+
+    def _reply(self, message: Message, question: Question) -> Reply:
+        """Ask the model, unless the same person has begun a conversation with the same within the cache's time.
+
+        Behind other words the same question hardly comes twice, so only beginnings are remembered. Whoever has said
+        /reset wants another answer.
+        """
+        if question.history:
+            return self._model.ask(question)
+        name = self._beginning(message, question)
+        known = self._cache.lookup("model", name)
+        if known is not None and not self._cache.lookup("reset", message.conversation_key):
+            return Reply(known)
+        reply = self._model.ask(question)
+        if not reply.note:
+            self._cache.remember("model", name, reply.text)
+        return reply
+
+    def _beginning(self, message: Message, question: Question) -> str:
+        """Return a name for everything that makes the answer another one."""
         situation = [
-            [model.name, model.model] if model else [],
+            repr(self._settings.model),
             [message.platform, message.sender],
             [question.system, question.text, *(picture.digest() for picture in question.pictures)],
-            list(question.history),
         ]
-        digest = hashlib.sha256(repr(situation).encode("utf-8", "replace")).hexdigest()
-        words = self._cache.lookup("model", digest)
-        if words is None:
-            words = self._model.ask(question)
-            self._cache.remember("model", digest, words)
-        asked = question.text or "[picture]"
-        return Answer(words, turn=(asked, words))
+        return hashlib.sha256(repr(situation).encode("utf-8", "replace")).hexdigest()
 
     # Delivering
 

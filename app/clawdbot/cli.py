@@ -119,9 +119,10 @@ def _check(settings: Settings, parsed: argparse.Namespace) -> int:
 
 def _init(_: Settings, parsed: argparse.Namespace) -> int:
     from clawdbot import setup
+    from clawdbot.config import rules
 
-    values = {"MODEL_TYPE": parsed.model_type, "CLAWDBOT_PORT": parsed.port}
-    values |= {name: os.environ.get(name, "") for name in ("MODEL_API_KEY", "MODEL_API_SECRET")}
+    values = {name: os.environ.get(name, "") for name in rules.model_variables()}
+    values |= {"MODEL_TYPE": parsed.model_type or values["MODEL_TYPE"], "CLAWDBOT_PORT": parsed.port}
     for line in setup.create(parsed.config_dir, values):
         print(line)
     return 0

@@ -24,7 +24,12 @@ WORKER_REDIS_SECONDS = 5.0
 
 def model(config: ModelConfig, client: redis.Redis, web: Http) -> Model:
     """Return the configured model."""
-    return ChatModel(config, web, credential(config, client, web)) if config.base_url else EchoModel()
+    if not config.base_url:
+        return EchoModel()
+    # The web application, which asks no model, has no use for another HTTP client.
+    from clawdbot.models.wire import Service
+
+    return ChatModel(config, Service(f"{config.base_url}/chat/completions"), credential(config, client, web))
 
 
 def cache(settings: Settings, client: redis.Redis) -> Cache:

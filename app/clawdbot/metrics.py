@@ -44,14 +44,14 @@ ANSWER_SECONDS = Histogram(
 )
 MODEL_CALLS = Counter(
     "clawdbot_model_calls_total",
-    "Calls of the model service by outcome: success or the kind of failure.",
+    "Calls of the model service by outcome: success or the kind of failure, see models/failures.py.",
     ["provider", "outcome"],
 )
 MODEL_SECONDS = Histogram(
     "clawdbot_model_call_duration_seconds",
     "Duration of one call of the model service.",
     ["provider"],
-    buckets=(0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120),
+    buckets=(0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300),
 )
 MODEL_TOKENS = Counter("clawdbot_model_tokens_total", "Tokens as the model service counts them.", ["provider", "kind"])
 CACHE = Counter("clawdbot_cache_requests_total", "Look-ups in the cache.", ["kind", "result"])

@@ -10,14 +10,13 @@ import string
 from collections.abc import Mapping
 from pathlib import Path
 
+from clawdbot.config import rules
 from clawdbot.errors import ConfigError
 from clawdbot.models.presets import presets
 
 EXAMPLES = Path(__file__).parents[1] / "config"
 ENVIRONMENT = "clawdbot.env"
 FILES = ("dingtalk.yaml", "feishu.js", "cache.yaml", ENVIRONMENT)
-# What systemd and every shell read alike between single quotes.
-PLAIN = re.compile(r"[A-Za-z0-9 _.,:;/@%+=~^*(){}\[\]|<>?!#&-]*")
 ALPHABET = string.ascii_letters + string.digits
 
 
@@ -86,6 +85,11 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
+def _quoted(value: str) -> str:
+    """Return ``value`` as systemd and every shell read it alike."""
+    return "'" + value.replace("'", "'\"'\"'") + "'"
+
+
 def _set(path: Path, values: Mapping[str, str]) -> list[str]:
     """Set variables in an environment file, keeping all other lines."""
     before = path.read_text("utf-8")
@@ -93,11 +97,12 @@ def _set(path: Path, values: Mapping[str, str]) -> list[str]:
     for name, value in values.items():
         if not value:
             continue
-        if not PLAIN.fullmatch(value):
-            raise ConfigError(f"{name} has a character that shells and systemd read differently; write it to {path}")
-        line = f"{name}='{value}'"
-        # Plain values have no backslash, which `subn` would take for its own.
-        text, found = re.subn(rf"(?m)^{name}=.*$", line, text)
+        if name in {"MODEL_API_KEY", "MODEL_API_SECRET"} and not rules.KEY.fullmatch(value):
+            raise ConfigError(f"{name} {rules.NO_KEY}")
+        line = f"{name}={_quoted(value)}"
+        # A quoted value may have several lines.
+        old = rf"(?m)^{name}=(?:'[^']*'|\"[^\"]*\"|[^\n'\"])*$"
+        text, found = re.subn(old, line.replace("\\", r"\\"), text)
         if not found:
             text = f"{text.rstrip()}\n{line}\n"
     if text == before:

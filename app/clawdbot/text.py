@@ -52,13 +52,33 @@ def tokens(text: str) -> int:
     return len(text) - ascii_count + ascii_count // ASCII_CHARACTERS_PER_TOKEN + 1
 
 
+def cut(text: str, budget: int) -> str:
+    """Return the beginning of ``text`` that has at most ``budget`` estimated tokens, with a sign where it was cut."""
+    if tokens(text) <= budget:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if tokens(text[:middle]) < budget else (low, middle - 1)
+    return f"{text[:low]}…"
+
+
 def trim_history(turns: Iterable[tuple[str, str]], budget: int) -> list[tuple[str, str]]:
-    """Keep the newest turns whose estimated tokens fit into ``budget``."""
+    """Keep the newest turns whose estimated tokens fit into ``budget``.
+
+    The newest one stays in any case, cut if it has to be: without it nobody could ask on.
+    """
     kept: list[tuple[str, str]] = []
     for turn in reversed(list(turns)):
-        budget -= tokens(turn[0]) + tokens(turn[1])
-        if budget < 0:
+        asked, answered = map(tokens, turn)
+        if asked + answered > budget:
+            if not kept and budget > 2:
+                # What one of the two leaves of its half is the other's.
+                share = max(budget // 2, budget - answered)
+                question = cut(turn[0], share)
+                kept.append((question, cut(turn[1], budget - tokens(question))))
             break
+        budget -= asked + answered
         kept.append(turn)
     return kept[::-1]
 

@@ -39,6 +39,18 @@ NO_QUOTA = "The model account is out of quota. Please tell the person who runs t
 NO_MODEL = "The configured model does not exist at the model service. Please tell the person who runs the bot."
 BAD_REQUEST = "The model could not process this message. Try it shorter, or send /reset to start afresh."
 EMPTY = "The model gave no answer to this. Please put it differently."
+TOO_LONG = "Your message is too long for the model. Please send a shorter one."
+FILTERED = "The model service did not let this question or its answer through. Please put it differently."
+THOUGHT_TOO_LONG = "The model came to no answer within the length that it may use. Please ask something simpler."
+TOO_SLOW = "The model did not finish within the time it has. Please ask something simpler."
+
+# Put behind an answer that is not all of it.
+CUT = '(The answer ends here because it has reached its greatest length. Write "continue" for the rest.)'
+CUT_LATE = '(The answer ends here because it took too long. Write "continue" for the rest.)'
+FILTERED_REST = "(The model service held the rest of the answer back.)"
+# And behind one to a question that was more than the bot reads.
+QUESTION_CUT = "(Your message is longer than {count} characters; I have read only its beginning.)"
+PICTURES_LEFT_OUT = "(I have looked at the first {count} pictures only.)"
 
 # What the bot did.
 GAVE_UP = "Sorry, I could not answer your last message. Please try again later."

@@ -142,6 +142,9 @@ class Reply:
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     delay: float = 0.0
     drop: bool = False
+    # Instead of the body: what is sent piece by piece, numbers being pauses in seconds, and whether it breaks off then.
+    pieces: list[str | bytes | float] | None = None
+    breaks_off: bool = False
 
 
 @dataclasses.dataclass
@@ -185,6 +188,9 @@ class ScriptedServer:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
+                if reply.pieces is not None:
+                    self.stream(reply, reply.pieces)
+                    return
                 data = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
                 self.send_response(reply.status)
                 for name, value in reply.headers.items():
@@ -193,6 +199,25 @@ class ScriptedServer:
                 self.end_headers()
                 with contextlib.suppress(OSError):
                     self.wfile.write(data)
+
+            def stream(self, reply: Reply, pieces: list[str | bytes | float]) -> None:
+                self.send_response(reply.status)
+                for name, value in ({"Content-Type": "text/event-stream"} | reply.headers).items():
+                    self.send_header(name, value)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    for piece in pieces:
+                        if isinstance(piece, float):
+                            time.sleep(piece)
+                            continue
+                        data = piece.encode() if isinstance(piece, str) else piece
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+                    if reply.breaks_off:
+                        self.close_connection = True
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                    else:
+                        self.wfile.write(b"0\r\n\r\n")
 
             def log_message(self, *_: Any) -> None:
                 """Stay quiet."""

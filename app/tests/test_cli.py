@@ -248,6 +248,26 @@ def test_init_env_takes_the_key_from_the_shell(release: Path) -> None:
     assert "MODEL_API_KEY='sk-from-the-shell'" in (release / "config" / "clawdbot.env").read_text()
 
 
+def test_init_env_takes_every_setting_of_the_model(release: Path) -> None:
+    prompt = 'It\'s {date}.\nSay "hello" to {name}, and \\n is no new line.'
+    given = {"MODEL_SYSTEM_PROMPT": prompt, "MODEL_EXTRA_FIELDS": '{"enable_thinking": false}', "MODEL_STREAM": "false"}
+    for _ in range(2):
+        assert init_env(release, "--no-start", **given).returncode == 0
+    file = release / "config" / "clawdbot.env"
+    shell = ["sh", "-c", 'set -a; . "$0"; exec env --null', str(file)]
+    said = subprocess.run(shell, capture_output=True, text=True, check=True, env={}).stdout
+    found = dict(line.split("=", 1) for line in said.split("\0") if line)
+    assert {name: found[name] for name in given} == given
+    assert file.read_text().count("MODEL_SYSTEM_PROMPT=") == 1
+
+
+def test_init_env_leaves_the_model_to_ansible(release: Path) -> None:
+    init_env(release, "--no-start", MODEL_NAME="first")
+    (release / "config" / "service.env").write_text("CLAWDBOT_PORT=18789\n")
+    init_env(release, "--no-start", MODEL_NAME="of an old shell")
+    assert "MODEL_NAME='first'" in (release / "config" / "clawdbot.env").read_text()
+
+
 def test_init_env_leaves_the_port_to_ansible(release: Path) -> None:
     (release / "config" / "service.env").write_text("CLAWDBOT_PORT=18789\n")
     done = init_env(release, "--port", "18790", "--no-start")

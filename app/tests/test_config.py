@@ -188,6 +188,54 @@ def test_model_mistakes(environ: dict[str, str], values: dict[str, str], word: s
     assert word in "\n".join(problems(environ | values))
 
 
+@pytest.mark.parametrize("key", ["sk-钥匙", "Bearer sk-1", "sk-1\u200b", "'sk-1'", "sk-1\n"])
+def test_a_key_with_impossible_characters_is_found(environ: dict[str, str], key: str) -> None:
+    found = config.load(environ | {"MODEL_TYPE": "glm", "MODEL_API_KEY": key, "MODEL_API_SECRET": key})
+    assert [problem.key for problem in found.problems] == ["MODEL_API_KEY", "MODEL_API_SECRET"]
+    assert "no key has" in found.problems[0].cure
+    assert key not in "".join(map(str, found.problems))
+    assert found.model is None
+
+
+def test_settings_of_the_model(environ: dict[str, str]) -> None:
+    environ |= {
+        "MODEL_TYPE": "vllm",
+        "MODEL_BASE_URL": "http://gpu:8000/v1/chat/completions",
+        "MODEL_SYSTEM_PROMPT": "Be {mood} to {name}.",
+        "MODEL_TEMPERATURE": "0.7",
+        "MODEL_MAX_TOKENS": "800",
+        "MODEL_EXTRA_FIELDS": '{"enable_thinking": false, "stop": null}',
+        "MODEL_STREAM": "false",
+        "MODEL_TOTAL_SECONDS": "600",
+    }
+    found = config.load(environ)
+    assert found.model
+    assert found.model.base_url == "http://gpu:8000/v1"
+    assert (found.model.temperature, found.model.max_tokens, found.model.stream) == (0.7, 800, False)
+    assert found.model.extra_fields == {"enable_thinking": False, "stop": None}
+    assert (found.model.first_token_seconds, found.model.idle_seconds, found.model.total_seconds) == (200, 15, 600)
+    assert [(problem.key, problem.fatal) for problem in found.problems] == [("MODEL_SYSTEM_PROMPT", False)]
+    assert "{mood} stays as it is" in found.problems[0].cure
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cure"),
+    [
+        ("MODEL_TEMPERATURE", "hot", "from 0 to 2"),
+        ("MODEL_TEMPERATURE", "nan", "from 0 to 2"),
+        ("MODEL_EXTRA_FIELDS", "enable_thinking=false", "JSON object"),
+        ("MODEL_EXTRA_FIELDS", "[1]", "JSON object"),
+        ("MODEL_EXTRA_FIELDS", '{"model": "x"}', "use MODEL_NAME"),
+        ("MODEL_STREAM", "yes", "true or false"),
+        ("MODEL_IDLE_SECONDS", "0", "from 1 to 3600"),
+    ],
+)
+def test_mistakes_in_the_settings_of_the_model(environ: dict[str, str], name: str, value: str, cure: str) -> None:
+    [problem] = config.load(environ | {name: value}).problems
+    assert (problem.key, problem.fatal) == (name, True)
+    assert cure in problem.cure
+
+
 def expiry(environ: dict[str, str], **values: str) -> float | None:
     model = config.load(environ | {"MODEL_TYPE": "gpt", "MODEL_API_KEY": "k", **values}).model
     assert model

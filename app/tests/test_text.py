@@ -37,6 +37,25 @@ def test_code_block_is_closed_and_opened_again() -> None:
     assert all(part.startswith("```python\n") for part in parts[:-1])
 
 
+@pytest.mark.parametrize("answer", ["答" * 8000, "short"])
+@pytest.mark.parametrize("question", ["问" * 8000, "short", "word " * 4000])
+def test_the_newest_turn_stays_whatever_its_length(question: str, answer: str) -> None:
+    kept = text.trim_history([("old", "old"), (question, answer)], 800)
+    asked, answered = kept[-1]
+    assert question.startswith(asked.rstrip("…"))
+    assert answer.startswith(answered.rstrip("…"))
+    assert min(len(asked), len(answered)) >= len("short")
+    assert 700 <= sum(map(text.tokens, kept[-1])) <= 800 or kept[-1] == (question, answer)
+
+
+@given(st.lists(st.tuples(st.text(max_size=90), st.text(max_size=90)), min_size=1), st.integers(10, 100))
+def test_a_history_keeps_within_its_budget(turns: list[tuple[str, str]], budget: int) -> None:
+    kept = text.trim_history(turns, budget)
+    assert kept
+    assert sum(text.tokens(part) for turn in kept for part in turn) <= budget
+    assert kept[:-1] == turns[len(turns) - len(kept) : -1]
+
+
 def test_limit_without_room() -> None:
     with pytest.raises(ValueError, match="no room"):
         text.split("x", 30)

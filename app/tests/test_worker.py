@@ -21,7 +21,7 @@ from clawdbot.engine.worker import Worker
 from clawdbot.errors import Final, Retry
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
-from clawdbot.models.client import Question
+from clawdbot.models.client import Question, Reply
 from clawdbot.models.presets import Preset
 from clawdbot.platforms.base import Attachment, Quote, Sender
 from clawdbot.sent import Mark
@@ -84,13 +84,13 @@ class FakeModel:
         self.gate = threading.Event()
         self.gate.set()
 
-    def ask(self, question: Question) -> str:
+    def ask(self, question: Question) -> Reply:
         """Answer."""
         self.questions.append(question)
         self.gate.wait(15)
         if self.failures:
             raise self.failures.pop(0)
-        return f"{question.text}!"
+        return Reply(f"{question.text}!")
 
 
 @dataclasses.dataclass

@@ -54,9 +54,9 @@ class Control:
         """Switch all faults off."""
         self._call("DELETE", "/faults")
 
-    def set_model_answer(self, answer: str | None) -> None:
-        """What the model says from now on; None: it repeats the question."""
-        self._call("PUT", "/model", json={"answer": answer})
+    def set_model_answer(self, answer: str | None, **manner: Any) -> None:
+        """What the model says from now on, None: it repeats the question; and how, see `simulation.Speech`."""
+        self._call("PUT", "/model", json={"answer": answer, **manner})
 
     def upload(self, key: str, data: bytes) -> None:
         """The bytes behind a download code or image key."""

@@ -1,14 +1,17 @@
 """An OpenAI-compatible model that repeats what it is asked, or says what it is told to say."""
 
 import base64
+import json
+import re
 import secrets
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
 from clawdbot_simulator.faults import Fault
-from clawdbot_simulator.simulation import Refusal, Simulation, json_body
+from clawdbot_simulator.simulation import Refusal, Simulation, Speech, json_body
 
 # Longer texts of a conversation are cut in the records.
 RECORDED_CHARACTERS = 10_000
@@ -58,34 +61,56 @@ def blueprint(sim: Simulation) -> Blueprint:
             raise refuse(404, "model_not_found", f"The model {name!r} does not exist")
         if not isinstance(messages, list) or not messages:
             raise refuse(400, "invalid_messages", "'messages' must be a non-empty array")
-        if body.get("stream"):
-            raise refuse(400, "unsupported", "The simulator does not stream")
         question, images = _read(messages[-1])
-        text = sim.model_answer
+        speech = sim.speech
+        text = speech.answer
         if text is None:
             text = f"echo: {question}" + (f" [{len(images)} image(s)]" if images else "")
         sim.records.add("model", "model.chat", text=question, model=name, images=images, messages=_shortened(messages))
         asked, said = len(str(messages)) // 4, len(text) // 4
-        return jsonify(
-            id="chatcmpl-" + secrets.token_hex(12),
-            object="chat.completion",
-            created=int(time.time()),
-            model=name,
-            choices=[
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text},
-                    "finish_reason": "stop",
-                }
-            ],
-            usage={
-                "prompt_tokens": asked,
-                "completion_tokens": said,
-                "total_tokens": asked + said,
-            },
-        )
+        usage = {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+        head = {"id": "chatcmpl-" + secrets.token_hex(12), "created": int(time.time()), "model": name}
+        if body.get("stream") and speech.streams:
+            with_usage = (body.get("stream_options") or {}).get("include_usage")
+            pieces = _pieces(head, speech, text, usage if with_usage else None)
+            return Response(pieces, content_type="text/event-stream")
+        time.sleep(speech.before + speech.pace * len(_words(text)))
+        message = {"role": "assistant", "content": text}
+        if speech.reasoning:
+            message["reasoning_content"] = speech.reasoning
+        choice = {"index": 0, "message": message, "finish_reason": speech.finish}
+        return jsonify(**head, object="chat.completion", choices=[choice], usage=usage)
 
     return routes
+
+
+def _words(text: str) -> list[str]:
+    """The text in the pieces in which it is streamed."""
+    return re.findall(r"\s*\S+\s*", text) or [text]
+
+
+def _pieces(head: dict[str, Any], speech: Speech, text: str, usage: dict[str, int] | None) -> Iterator[str]:
+    """The events of a stream; its end without ``[DONE]`` is a connection that breaks off."""
+
+    def event(choices: list[dict[str, Any]], **more: Any) -> str:
+        return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': choices, **more})}\n\n"
+
+    def piece(finish: str | None = None, **delta: str) -> str:
+        return event([{"index": 0, "delta": delta, "finish_reason": finish}])
+
+    yield piece(role="assistant", content="")
+    time.sleep(speech.before)
+    said = [{"reasoning_content": word} for word in _words(speech.reasoning) if word]
+    said += [{"content": word} for word in _words(text)]
+    for number, delta in enumerate(said):
+        if number == speech.words:
+            return
+        time.sleep(speech.pace if number else 0)
+        yield piece(**delta)
+    yield piece(speech.finish)
+    if usage:
+        yield event([], usage=usage)
+    yield "data: [DONE]\n\n"
 
 
 def _shortened(value: Any) -> Any:

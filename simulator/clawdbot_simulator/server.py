@@ -18,7 +18,7 @@ from clawdbot_simulator import dingtalk, feishu, model
 from clawdbot_simulator.client import Control
 from clawdbot_simulator.config import Config
 from clawdbot_simulator.faults import KINDS, Fault
-from clawdbot_simulator.simulation import Refusal, Simulation, json_body
+from clawdbot_simulator.simulation import Refusal, Simulation, Speech, json_body
 
 # Largest request the bot may send; well above every platform's own limit.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
@@ -142,7 +142,12 @@ def control(sim: Simulation, app: Flask) -> Blueprint:
 
     @routes.put("/model")
     def model_answer() -> tuple[str, int]:
-        sim.model_answer = json_body().get("answer")
+        try:
+            sim.speech = Speech(**json_body())
+        except TypeError as error:
+            raise Refusal(
+                400, {"error": f"{error}; there are {[field.name for field in dataclasses.fields(Speech)]}"}
+            ) from None
         return "", 204
 
     @routes.put("/files/<path:key>")

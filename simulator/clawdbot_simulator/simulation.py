@@ -1,5 +1,6 @@
 """The state behind all endpoints, and the way a platform says no."""
 
+import dataclasses
 import secrets
 import struct
 import threading
@@ -15,6 +16,19 @@ from clawdbot_simulator.faults import FaultBoard
 from clawdbot_simulator.records import Records
 
 TOKEN_LIFETIME = 7200  # seconds, both platforms
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """What the model says, and how; times in seconds."""
+
+    answer: str | None = None  # None: it repeats the question
+    reasoning: str = ""  # said before the answer, as `reasoning_content`
+    before: float = 0.0  # silence before the first token
+    pace: float = 0.0  # silence before each further word
+    words: int | None = None  # after so many of them the connection ends; None: never
+    streams: bool = True  # False: it answers in one piece whatever it is asked for
+    finish: str = "stop"
 
 
 class Refusal(Exception):
@@ -80,7 +94,7 @@ class Simulation:
         }
         self.delivered_uuids: dict[str, tuple[float, dict[str, Any]]] = {}
         self.files.clear()
-        self.model_answer: str | None = None
+        self.speech = Speech()
 
     def file(self, key: str) -> bytes:
         """The picture behind a download code or image key: uploaded, else made from the key."""

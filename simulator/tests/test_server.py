@@ -250,6 +250,36 @@ def test_the_model_repeats_the_question_or_says_what_it_is_told(api: Api, sim: C
     assert [record.text for record in sim.records(kind="model")] == ["hi", "hi"]
 
 
+def streamed(api: Api, content: str) -> list[str]:
+    message = {"role": "user", "content": content}
+    body = {"model": "m", "stream": True, "stream_options": {"include_usage": True}, "messages": [message]}
+    lines = api.post("/v1/chat/completions", body, api.model).text.split("\n\n")
+    return [line.removeprefix("data: ") for line in lines if line]
+
+
+def test_the_model_streams(api: Api) -> None:
+    *events, done = streamed(api, "one two")
+    assert done == "[DONE]"
+    choices = [choice for event in events for choice in json.loads(event)["choices"]]
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == "echo: one two"
+    assert choices[-1]["finish_reason"] == "stop"
+    assert json.loads(events[-1])["usage"]["total_tokens"] > 0
+
+
+def test_the_model_may_be_slow_break_off_and_not_stream(api: Api, sim: Control) -> None:
+    sim.set_model_answer("a b c", pace=0.2, before=0.2, reasoning="hm")
+    began = time.monotonic()
+    assert len(streamed(api, "hi")) == 8
+    assert 0.7 < time.monotonic() - began < 3
+    sim.set_model_answer("a b c", words=2)
+    assert "[DONE]" not in streamed(api, "hi")
+    sim.set_model_answer("a", streams=False)
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    assert said(api.post("/v1/chat/completions", body, api.model)) == "a"
+    with pytest.raises(ControlError, match="there are"):
+        sim.set_model_answer("a", speed=1)
+
+
 def test_the_model_sees_pictures_as_data_urls_only(api: Api, sim: Control) -> None:
     def content(url: str) -> list[object]:
         return [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": url}}]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -86,6 +88,34 @@ class Reader:
             self.problem(key, f"must be a whole number from {low} to {high}, for example {default}")
             return default
         return value
+
+    def decimal(self, key: str, low: float, high: float) -> float | None:
+        """A number that may be left out."""
+        value = self.take(key)
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not low <= number <= high:
+            self.problem(key, f"must be a number from {low:g} to {high:g}, such as 0.7, or empty")
+            return None
+        return number
+
+    def fields(self, key: str, reserved: Mapping[str, str]) -> dict[str, Any]:
+        """A JSON object; ``reserved`` names the settings for the keys that it must not have."""
+        value = self.take(key, "{}")
+        try:
+            found = json.loads(value)
+        except (TypeError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            self.problem(key, 'must be a JSON object such as {"enable_thinking": false}')
+            return {}
+        for name in found.keys() & reserved.keys():
+            self.problem(key, f"must not set {name}; use {reserved[name]}")
+        return found
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false; an environment has only texts for it."""

@@ -6,15 +6,22 @@ import base64
 import binascii
 import datetime
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from clawdbot.config.reader import Reader
 from clawdbot.config.settings import Access, AlertsConfig, DingTalkConfig, FeishuConfig, ModelConfig, RedisConfig
+from clawdbot.models import prompt
 from clawdbot.models.presets import presets
 
 AES_KEY_LENGTH = 43
+# What goes into a header and is no quotation mark, which is copied by mistake.
+KEY = re.compile(r"[!#-&(-\[\]-~]*")
+NO_KEY = "has a character that no key has, such as a space, a quotation mark or one beyond ASCII; copy it again"
+# Fields of a request to the model that have a setting of their own.
+RESERVED_FIELDS = {"model": "MODEL_NAME", "messages": "MODEL_SYSTEM_PROMPT", "stream": "MODEL_STREAM"}
 
 
 def dingtalk(reader: Reader) -> DingTalkConfig:
@@ -107,17 +114,44 @@ def model(reader: Reader) -> ModelConfig:
         reader.problem("MODEL_API_KEY", f"is missing; model type {name} needs the key of its service")
     if api_secret and preset.auth in {"none", "bearer"}:
         reader.problem("MODEL_API_SECRET", f"is not used by model type {name}; it can be emptied", fatal=False)
+    for key, value in (("MODEL_API_KEY", api_key), ("MODEL_API_SECRET", api_secret)):
+        if not KEY.fullmatch(value):
+            reader.problem(key, NO_KEY)
     base_url = reader.url("MODEL_BASE_URL", default=preset.base_url or "http://127.0.0.1:8000/v1")
     return ModelConfig(
         name=name,
         preset=preset,
         api_key=api_key,
         api_secret=api_secret,
-        base_url=base_url if preset.base_url else "",
+        base_url=base_url.removesuffix("/chat/completions") if preset.base_url else "",
         model=reader.text("MODEL_NAME", "give the model's name", default=preset.model),
         vision=reader.flag("MODEL_VISION", default=preset.vision),
         expires_at=_expiry(reader, api_key),
+        system_prompt=_system_prompt(reader),
+        temperature=reader.decimal("MODEL_TEMPERATURE", 0, 2),
+        max_tokens=reader.number("MODEL_MAX_TOKENS", 0, 0, 1_000_000),
+        answer_characters=reader.number("MODEL_ANSWER_CHARACTERS", 20_000, 100, 200_000),
+        extra_fields=reader.fields("MODEL_EXTRA_FIELDS", RESERVED_FIELDS),
+        stream=reader.flag("MODEL_STREAM", default=True),
+        first_token_seconds=reader.number("MODEL_FIRST_TOKEN_SECONDS", 200, 1, 3600),
+        idle_seconds=reader.number("MODEL_IDLE_SECONDS", 15, 1, 3600),
+        total_seconds=reader.number("MODEL_TOTAL_SECONDS", 300, 1, 3600),
     )
+
+
+def _system_prompt(reader: Reader) -> str:
+    found = reader.text("MODEL_SYSTEM_PROMPT", "tell the model how to behave", default=prompt.DEFAULT)
+    for name in prompt.unknown_fields(found):
+        known = ", ".join(f"{{{field}}}" for field in prompt.FIELDS)
+        reader.problem("MODEL_SYSTEM_PROMPT", f"{{{name}}} stays as it is; the fields are {known}", fatal=False)
+    return found
+
+
+def model_variables() -> list[str]:
+    """Return the names of all ``MODEL_`` variables."""
+    reader = Reader("environment", {})
+    model(reader)
+    return list(dict.fromkeys(reader.known))
 
 
 def alerts(reader: Reader) -> AlertsConfig:

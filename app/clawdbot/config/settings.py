@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from clawdbot.config.reader import Problem
 from clawdbot.models.presets import Preset
@@ -69,7 +71,27 @@ class RedisConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Which model service answers. ``expires_at`` is Unix time in seconds, None if nobody said."""
+    """Which model service answers, and what it is told.
+
+    Attributes:
+        name: name of the preset.
+        preset: what is known about it.
+        api_key: the key.
+        api_secret: its second half, for the services that have one.
+        base_url: empty for ``echo``.
+        model: name of the model.
+        vision: whether the model reads pictures.
+        expires_at: when the key ends, Unix time in seconds, None if nobody said.
+        system_prompt: instruction to the model; see `clawdbot.models.prompt`.
+        temperature: None leaves it to the service.
+        max_tokens: greatest length of an answer, which the service keeps; 0 leaves it to the service.
+        answer_characters: what is longer is cut by the bot.
+        extra_fields: more fields of the request; null takes one away.
+        stream: whether the answer is asked for piece by piece.
+        first_token_seconds: how long a streaming service may be silent before the answer begins.
+        idle_seconds: how long it may be silent afterwards.
+        total_seconds: how long an answer may take.
+    """
 
     name: str
     preset: Preset
@@ -79,6 +101,15 @@ class ModelConfig:
     model: str = ""
     vision: bool = False
     expires_at: float | None = None
+    system_prompt: str = ""
+    temperature: float | None = None
+    max_tokens: int = 0
+    answer_characters: int = 20_000
+    extra_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stream: bool = True
+    first_token_seconds: float = 200
+    idle_seconds: float = 15
+    total_seconds: float = 300
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

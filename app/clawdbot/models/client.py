@@ -1,34 +1,31 @@
-"""The model: ``echo``, or any service that speaks OpenAI's chat completions.
-
-A plain HTTP client rather than the ``openai`` package: one POST is all there is, and the package costs a second
-of start and 59 MB in every process.
-"""
+"""The model: ``echo``, or any service that speaks OpenAI's chat completions."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from clawdbot import metrics, texts
+from clawdbot import metrics, text, texts
 from clawdbot.config import ModelConfig
-from clawdbot.errors import ClawdbotError, Final, Retry
-from clawdbot.http import Http, Response, TransportError
+from clawdbot.errors import Final, Retry
 from clawdbot.images import Picture
 from clawdbot.limits import jittered
 from clawdbot.logs import model_log
+from clawdbot.models import failures, reasoning
 from clawdbot.models.breaker import Breaker
+from clawdbot.models.failures import Failed, Kind
 
-CALL_SECONDS = 60.0
-TOTAL_SECONDS = 90.0
+if TYPE_CHECKING:
+    from clawdbot.models.wire import Completion, Patience
+
 BREAKER_FAILURES = 5
 BREAKER_SECONDS = 30.0
 PAUSE_SECONDS = 0.5
 LONGEST_PAUSE = 5.0
-
-QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "arrearage", "exceeded_current_quota_error"}
-MODEL_CODES = {"model_not_found", "model_not_exist", "invalidendpointormodel.notfound"}
+# A conversation that is too long for the model is first halved, then left out.
+MOST_SHORTENINGS = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,10 +47,23 @@ class Question:
     pictures: Sequence[Picture] = ()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered.
+
+    Attributes:
+        text: the model's words, without reasoning.
+        note: one of `texts` that the user is told besides, because the answer is not all there; else empty.
+    """
+
+    text: str
+    note: str = ""
+
+
 class Model(Protocol):
     """Something that answers questions."""
 
-    def ask(self, question: Question) -> str:
+    def ask(self, question: Question) -> Reply:
         """Return the answer.
 
         Raises:
@@ -65,90 +75,145 @@ class Model(Protocol):
 class EchoModel:
     """Answers with the user's own words: no key, no network."""
 
-    def ask(self, question: Question) -> str:
+    def ask(self, question: Question) -> Reply:
         """Return the echo."""
         with_pictures = f" [{len(question.pictures)} picture(s)]" if question.pictures else ""
-        return f"echo: {question.text}{with_pictures}"
+        return Reply(f"echo: {question.text}{with_pictures}")
+
+
+class Way(Protocol):
+    """How a service is reached; `wire.Service` is one."""
+
+    def ask(self, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience) -> Completion:
+        """See `wire.Service.ask`."""
 
 
 class ChatModel:
     """An OpenAI-compatible service."""
 
     def __init__(
-        self, config: ModelConfig, web: Http, credential: Callable[[], str], sleep: Callable[[float], None] = time.sleep
+        self,
+        config: ModelConfig,
+        service: Way,
+        credential: Callable[[], str],
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """``credential`` returns what goes into ``Authorization: Bearer``, empty for nothing."""
         self._config = config
-        self._http = web
+        self._service = service
         self._credential = credential
         self._sleep = sleep
         self._breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
 
-    def ask(self, question: Question) -> str:
-        """See `Model.ask`: one repetition at once, a deadline over both, and the breaker around them."""
+    def ask(self, question: Question) -> Reply:
+        """See `Model.ask`: one repetition at once, a deadline over all calls, and the breaker around them."""
         wait = self._breaker.wait()
         if wait:
             raise Retry("model: circuit breaker is open", after=wait, apology=texts.BUSY)
         try:
-            answer = self._ask_twice(question)
-        except Retry:
-            self._breaker.failed()
-            raise
-        except Final:
-            # The service is there; it is the question or the key that it does not like.
+            reply = self._ask(question)
+        except Failed as error:
+            decided = error.for_the_queue()
+            if isinstance(decided, Retry):
+                self._breaker.failed()
+            else:
+                # The service is there; it is the question or the key that it does not like.
+                self._breaker.succeeded()
+            raise decided from None
+        except (Retry, Final):
+            # No credential, so nobody was asked.
             self._breaker.succeeded()
             raise
         self._breaker.succeeded()
-        return answer
+        return reply
 
-    def _ask_twice(self, question: Question) -> str:
-        end = time.monotonic() + TOTAL_SECONDS
-        body = {"model": self._config.model, "messages": _messages(question), "stream": False}
-        try:
-            return self._call(question, body, end)
-        except Retry as error:
-            pause = error.after if error.after is not None else jittered(PAUSE_SECONDS)
-            if pause > LONGEST_PAUSE or time.monotonic() + pause >= end:
-                raise
-        self._sleep(pause)
-        return self._call(question, body, end)
+    def _ask(self, question: Question) -> Reply:
+        end = time.monotonic() + self._config.total_seconds
+        shortenings, repeated = 0, False
+        while True:
+            try:
+                return self._call(question, end - time.monotonic())
+            except Failed as error:
+                if error.kind is Kind.CONTEXT and question.history and shortenings < MOST_SHORTENINGS:
+                    shortenings += 1
+                    question = _shorter(question, shortenings)
+                    continue
+                pause = error.after if error.after is not None else jittered(PAUSE_SECONDS)
+                left = end - time.monotonic() - pause
+                if repeated or error.kind not in failures.AT_ONCE or pause > LONGEST_PAUSE or left < 1:
+                    raise
+            repeated = True
+            self._sleep(pause)
 
-    def _call(self, question: Question, body: dict[str, Any], end: float) -> str:
-        timer = metrics.Timer()
-        outcome = "success"
-        fields: dict[str, Any] = {}
-        try:
-            response = self._post(body, min(CALL_SECONDS, max(1.0, end - time.monotonic())))
-            fields["status"] = response.status
-            answer = _answer(response)
-            usage = response.json().get("usage")
-            for kind in ("prompt_tokens", "completion_tokens"):
-                count = usage.get(kind) if isinstance(usage, dict) else None
-                if isinstance(count, int) and count > 0:
-                    fields[kind] = count
-                    metrics.MODEL_TOKENS.labels(self._config.name, kind.removesuffix("_tokens")).inc(count)
-        except ClawdbotError as error:
-            reason = str(error).split(" ")
-            outcome = reason[1].rstrip(",") if reason[0] == "model:" else "failure"
-            fields["reason"] = str(error)
-            raise
-        finally:
-            metrics.MODEL_CALLS.labels(self._config.name, outcome).inc()
-            metrics.MODEL_SECONDS.labels(self._config.name).observe(timer.seconds())
-            fields |= {"provider": self._config.name, "model": self._config.model, "outcome": outcome}
-            fields |= {"seconds": round(timer.seconds(), 3), "message": question.key}
-            level = "info" if outcome == "success" else "warning"
-            getattr(model_log, level)("", extra={"fields": fields})
-        return answer
+    def _call(self, question: Question, seconds: float) -> Reply:
+        # Only the worker comes here, and pays for the HTTP client of models.
+        from clawdbot.models.wire import Patience
 
-    def _post(self, body: dict[str, Any], deadline: float) -> Response:
+        config, timer = self._config, metrics.Timer()
         credential = self._credential()
         headers = {"Authorization": f"Bearer {credential}"} if credential else {}
-        url = f"{self._config.base_url}/chat/completions"
+        first = min(config.first_token_seconds if config.stream else seconds, seconds)
+        kind = Kind.SUCCESS
+        fields: dict[str, Any] = {}
         try:
-            return self._http.request("POST", url, payload=body, headers=headers, deadline=deadline)
-        except TransportError as error:
-            raise Retry(f"model: unreachable {error}", apology=texts.BUSY) from None
+            found = self._service.ask(self._body(question), headers, Patience(first, config.idle_seconds, seconds))
+            fields = {"status": found.status, "finish": found.finish, "first_token_seconds": found.first_token_seconds}
+            fields |= self._count(found.usage)
+            return self._reply(found)
+        except Failed as error:
+            kind = error.kind
+            fields |= error.fields | {"reason": str(error)}
+            raise
+        finally:
+            metrics.MODEL_CALLS.labels(config.name, kind.value).inc()
+            metrics.MODEL_SECONDS.labels(config.name).observe(timer.seconds())
+            fields |= {"provider": config.name, "model": config.model, "outcome": kind.value}
+            fields |= {"seconds": round(timer.seconds(), 3), "message": question.key}
+            level = "info" if kind is Kind.SUCCESS else "warning"
+            getattr(model_log, level)("", extra={"fields": {key: value for key, value in fields.items() if value}})
+
+    def _count(self, usage: Mapping[str, Any]) -> dict[str, int]:
+        counted = {}
+        for kind in ("prompt_tokens", "completion_tokens"):
+            count = usage.get(kind)
+            if isinstance(count, int) and count > 0:
+                counted[kind] = count
+                metrics.MODEL_TOKENS.labels(self._config.name, kind.removesuffix("_tokens")).inc(count)
+        return counted
+
+    def _body(self, question: Question) -> dict[str, Any]:
+        config = self._config
+        body: dict[str, Any] = {"model": config.model, "messages": _messages(question), "stream": config.stream}
+        if config.stream:
+            body["stream_options"] = {"include_usage": True}
+        if config.temperature is not None:
+            body["temperature"] = config.temperature
+        if config.max_tokens:
+            body[config.preset.length_field] = config.max_tokens
+        return {key: value for key, value in (body | dict(config.extra_fields)).items() if value is not None}
+
+    def _reply(self, found: Completion) -> Reply:
+        """Return what the user gets, or what went wrong although there was an answer."""
+        if found.error or found.status >= 300:
+            kind, code = failures.sort(self._config.name, found.status, found.error)
+            raise Failed(kind, after=found.retry_after, status=found.status, code=code)
+        ended = failures.finish(found.finish)
+        if ended not in {Kind.SUCCESS, Kind.LENGTH, Kind.CONTENT_FILTER}:
+            raise Failed(ended, status=found.status, code=found.finish)
+        words = text.clean(reasoning.without(found.text)) or text.clean(found.refusal)
+        if not words:
+            nothing = Kind.TOO_SLOW if found.late else Kind.EMPTY if ended is Kind.SUCCESS else ended
+            raise Failed(nothing, status=found.status, code=found.finish)
+        note = {Kind.LENGTH: texts.CUT, Kind.CONTENT_FILTER: texts.FILTERED_REST}.get(ended, "")
+        if len(words) > self._config.answer_characters:
+            words, note = words[: self._config.answer_characters], texts.CUT
+        return Reply(words, texts.CUT_LATE if found.late else note)
+
+
+def _shorter(question: Question, times: int) -> Question:
+    history = list(question.history)
+    kept = history[(len(history) + 1) // 2 :] if times < MOST_SHORTENINGS else []
+    return dataclasses.replace(question, history=kept)
 
 
 def _messages(question: Question) -> list[dict[str, Any]]:
@@ -164,34 +229,3 @@ def _messages(question: Question) -> list[dict[str, Any]]:
         content = [{"type": "text", "text": question.text or "Describe the picture."}, *shown]
     messages.append({"role": "user", "content": content})
     return messages
-
-
-def _answer(response: Response) -> str:
-    """Return the answer's text or sort the failure."""
-    data = response.json()
-    if response.status == 200:
-        try:
-            content = data["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
-            raise Retry("model: malformed answer", apology=texts.BUSY) from None
-        if not isinstance(content, str) or not content.strip():
-            raise Final("model: empty answer", apology=texts.EMPTY)
-        return content
-    error = data.get("error")
-    detail = error if isinstance(error, dict) else data
-    codes = {str(detail.get(name, "")).lower() for name in ("code", "type")}
-    return _sort_failure(response, codes)
-
-
-def _sort_failure(response: Response, codes: set[str]) -> str:
-    status = response.status
-    if codes & QUOTA_CODES or status == 402:
-        raise Final(f"model: quota exhausted, status {status}", apology=texts.NO_QUOTA)
-    if status in {401, 403}:
-        raise Final(f"model: auth refused, status {status}", apology=texts.MISCONFIGURED)
-    if status == 404 or codes & MODEL_CODES:
-        raise Final(f"model: not_found, status {status}; check MODEL_NAME and MODEL_BASE_URL", apology=texts.NO_MODEL)
-    if status in {408, 409, 429} or status >= 500:
-        kind = "rate_limited" if status == 429 else "server_error"
-        raise Retry(f"model: {kind} status {status}", after=response.retry_after(), apology=texts.BUSY)
-    raise Final(f"model: bad_request status {status}", apology=texts.BAD_REQUEST)

@@ -21,6 +21,7 @@ class Preset:
         auth: ``none``, ``bearer``, ``zhipu-jwt`` or ``baidu-iam``.
         history_tokens: estimated tokens of history sent along.
         iam_url: where ``baidu-iam`` gets its short-lived keys.
+        length_field: name of the request's field for the greatest length of the answer.
     """
 
     base_url: str
@@ -29,6 +30,7 @@ class Preset:
     auth: str
     history_tokens: int
     iam_url: str = ""
+    length_field: str = "max_tokens"
 
 
 @functools.cache

@@ -89,6 +89,10 @@ def _requests(good: int, bad: int, endpoint: str = "feishu_callback") -> Series:
     return {f'{name}="200"}}': f"0+{good}x30", f'{name}="503"}}': f"0+{bad}x30"}
 
 
+def _refused(outcome: str) -> str:
+    return f'clawdbot_model_calls_total{{instance="app1",provider="gpt",outcome="{outcome}"}}'
+
+
 def _model(good: int, bad: int) -> Series:
     name = 'clawdbot_model_calls_total{instance="app1",provider="gpt",outcome'
     return {f'{name}="success"}}': f"0+{good}x30", f'{name}="timeout"}}': f"0+{bad}x30"}
@@ -282,6 +286,15 @@ CASES = [
         [_model(901, 99), _model(0, 1)],
         {"provider": "gpt"},
         "10.1 %",
+        steps=5,
+        start=1,
+    ),
+    Case(
+        "ModelRefused",
+        {_refused("quota"): "0+1x30"},
+        [{_refused(outcome): "0+1x30"} for outcome in ("server_error", "content_filter")],
+        {"provider": "gpt", "outcome": "quota"},
+        "quota",
         steps=5,
         start=1,
     ),

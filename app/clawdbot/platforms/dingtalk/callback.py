@@ -114,6 +114,7 @@ def _message(body: dict[str, Any], now_ms: int) -> Message:
             "session_expires_ms": base.milliseconds(body, "sessionWebhookExpiredTime", 0),
             "robot_code": base.string(body, "robotCode"),
             "staff_id": staff,
+            "group_name": base.string(body, "conversationTitle")[:64],
             **({} if quoted is None else {"quote": quoted}),
         },
     )
