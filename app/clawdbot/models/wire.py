@@ -183,12 +183,17 @@ class Service:
 
                 await self._exchange(found, body, headers, alive)
         except TimeoutError:
+            if found.finish:
+                # All is said; the service only forgot to hang up.
+                return found
             if not total.expired():
                 raise Failed(Kind.SILENT, status=found.status) from None
             if not found.characters:
                 raise Failed(Kind.TOO_SLOW, status=found.status) from None
             found.late = True
         except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
+            if found.finish:
+                return found
             kind = Kind.BROKEN_OFF if found.status else Kind.UNREACHABLE
             raise Failed(kind, status=found.status, error=type(error).__name__) from None
         return found

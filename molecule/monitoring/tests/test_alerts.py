@@ -266,7 +266,7 @@ CASES = [
         "14.0 days",
         steps=60,
     ),
-    _gauge("QueueStuck", 'clawdbot_queue_oldest_age_seconds{instance="app1"}', 121, 119, {}, "121 s", steps=1),
+    _gauge("QueueStuck", 'clawdbot_queue_oldest_age_seconds{instance="app1"}', 361, 359, {}, "361 s", steps=1),
     _gauge("DeadLetters", 'clawdbot_dead_letters{instance="app1"}', 1, 0, {}, "1 messages", steps=0),
     _gauge("RedisDown", "redis_up" + REDIS1, 0, 1, {"instance": "redis1", "job": "redis"}, "down", steps=1),
     Case(
