@@ -34,7 +34,8 @@ def trusted(value: Any) -> Any:
 
 def render(template: str, **inputs: Any) -> str:
     """A template of the role with its defaults and these inputs."""
-    variables = {"ansible_managed": "managed", "inventory_hostname": "lb1", "loadbalancer_members": []}
+    variables: dict[str, Any] = {"ansible_managed": "managed", "inventory_hostname": "lb1", "loadbalancer_members": []}
+    variables["__loadbalancer_inet6"] = {"stat": {"exists": True}}
     for folder in ("defaults", "vars"):
         variables |= trusted(yaml.safe_load((ROLE / folder / "main.yml").read_text("utf-8")))
     templar = Templar(loader=DataLoader(), variables=variables | inputs)
@@ -106,3 +107,15 @@ def test_single_node_gets_time_to_restart() -> None:
     single = render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS[:1])
     assert several.count("proxy_read_timeout 2s;") == 2
     assert "proxy_read_timeout 2s;" not in single
+
+
+def test_a_kernel_without_ipv6_is_not_asked_for_it() -> None:
+    absent = {"stat": {"exists": False}}
+    assert "[::]" in render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS)
+    assert "[::]" not in render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS, __loadbalancer_inet6=absent)
+
+
+@pytest.mark.parametrize("off", [False, "off", "none"])
+def test_no_certificate_means_plain_http_only(off: object) -> None:
+    assert "ssl_certificate" in render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS)
+    assert "ssl_certificate" not in render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS, loadbalancer_tls=off)

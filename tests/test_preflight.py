@@ -1,5 +1,6 @@
 """Preflight finds everything that is wrong with an inventory at once and says where it stands."""
 
+import datetime
 import re
 import shutil
 import subprocess
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import site_preflight
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 GOOD_HOSTS = """
 all:
@@ -293,3 +297,71 @@ def test_an_example_inventory_passes_once_its_secrets_are_filled_in(name: str, r
     secrets.write_text(re.sub(r"^#(clawdbot_\w+):", r"\1: a1a1a1", made, flags=re.MULTILINE), "utf-8")
     filled = run()
     assert filled.returncode == 0, filled.stdout + filled.stderr
+
+
+def pair(folder: Path, name: str, days: int = 30) -> tuple[Path, Path]:
+    """A certificate for a name that ends in so many days, and its key."""
+    folder.mkdir(exist_ok=True)
+    private = ec.generate_private_key(ec.SECP256R1())
+    issuer, now = x509.Name([]), datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(issuer, issuer, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=60))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    files = folder / f"{name}.pem", folder / f"{name}.key"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    files[1].write_bytes(private.private_bytes(*form))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "says"),
+    [
+        ("bot.test", "bot.test", ""),
+        ("*.test", "*.test", ""),
+        ("bot.test", "other.test", "is not the key of loadbalancer_tls_certificate"),
+        ("other.test", "other.test", "is for other.test, not for site_domain bot.test"),
+        ("", "bot.test", "holds no PEM certificate"),
+        ("bot.test", "", "holds no private key"),
+    ],
+)
+def test_a_provided_certificate_fits_the_name_and_its_key(
+    tmp_path: Path, certificate: str, key: str, says: str
+) -> None:
+    texts = [
+        pair(tmp_path, name)[number].read_text() if name else "nothing"
+        for number, name in enumerate((certificate, key))
+    ]
+    if certificate and certificate == key:
+        texts = [part.read_text() for part in pair(tmp_path, certificate)]
+    found = site_preflight.certificate_faults(texts[0], texts[1], "bot.test")
+    assert [fault for fault in found if fault] == ([] if not says else [next(f for f in found if f.startswith(says))])
+
+
+def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
+    certificate, key = (part.read_text() for part in pair(tmp_path, "bot.test", -1))
+    assert "has expired" in site_preflight.certificate_faults(certificate, key, "bot.test")[0]
+
+
+def test_certificates_are_looked_at_before_any_host(preflight: Run, tmp_path: Path) -> None:
+    certificate, _ = pair(tmp_path / "pem", "bot.test")
+    _, key = pair(tmp_path / "pem", "other.test")
+    variables = GOOD_VARS + (
+        f"site_domain: bot.test\nloadbalancer_tls: provided\n"
+        f"loadbalancer_tls_certificate: {certificate}\nloadbalancer_tls_key: {key}\n"
+    )
+    done = preflight(variables=variables)
+    assert done.returncode != 0
+    assert "main.yml:10: loadbalancer_tls_key: is not the key of loadbalancer_tls_certificate" in " ".join(
+        done.stdout.split()
+    )
+
+
+def test_acme_needs_a_name_and_an_address(preflight: Run) -> None:
+    done = preflight(variables=GOOD_VARS + "loadbalancer_tls: acme\n")
+    for key in ("site_domain", "loadbalancer_acme_email"):
+        assert f"{key}: is missing; loadbalancer_tls: acme needs it" in " ".join(done.stdout.split())

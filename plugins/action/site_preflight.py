@@ -7,6 +7,7 @@ argument specs say. Each finding names the file and the key, so that it can be m
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import functools
 import ipaddress
@@ -21,6 +22,9 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.vars import load_extra_vars
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 #: Groups of an installation, and whether it can do without them.
 GROUPS = {"clawdbot": True, "redis": True, "loadbalancer": False, "monitoring": False}
@@ -46,6 +50,9 @@ TOGETHER = (
         ("clawdbot_feishu_app_secret", "clawdbot_feishu_encryption_key", "clawdbot_feishu_verification_token"),
     ),
 )
+
+#: A provided certificate and its key.
+PROVIDED = ("loadbalancer_tls_certificate", "loadbalancer_tls_key")
 
 #: Model presets that work without a key.
 KEYLESS_MODELS = {"echo", "ollama", "vllm"}
@@ -96,7 +103,7 @@ class Sources:
         """
         self.roots = [Path(source) for source in sources]
         self._extra = set(extra)
-        self._read = read
+        self.read = read
         self._lines: dict[str, list[tuple[str, str]]] = {}
         folders = [root if root.is_dir() else root.parent for root in self.roots]
         files = {root for root in self.roots if root.is_file()}
@@ -109,7 +116,7 @@ class Sources:
 
     def _index(self, file: Path) -> None:
         try:
-            text = self._read(str(file))
+            text = self.read(str(file))
         except Exception:
             return  # not ours to judge: encrypted with another password, or no text at all
         try:
@@ -242,6 +249,31 @@ def leaves(value: object) -> Iterator[str]:
             yield from leaves(item)
 
 
+def certificate_faults(certificate: str, key: str, name: str) -> tuple[str, str]:
+    """What is wrong with a certificate for ``name`` and with its private key, both PEM; empty: nothing."""
+    try:
+        leaf = x509.load_pem_x509_certificate(certificate.encode())
+    except ValueError:
+        return "holds no PEM certificate", ""
+    fault = ""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        known = names.get_values_for_type(x509.DNSName) + [str(ip) for ip in names.get_values_for_type(x509.IPAddress)]
+    except x509.ExtensionNotFound:
+        known = []  # clients have not looked at the subject for years
+    if leaf.not_valid_after_utc <= datetime.datetime.now(datetime.UTC):
+        fault = f"has expired on {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one"
+    elif name not in known and f"*.{name.partition('.')[2]}" not in known:
+        fault = f"is for {', '.join(known) or 'no name'}, not for site_domain {name}"
+    try:
+        private = serialization.load_pem_private_key(key.encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return fault, "holds no private key in PEM that is usable without a password"
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    same = private.public_key().public_bytes(*form) == leaf.public_key().public_bytes(*form)
+    return fault, "" if same else "is not the key of loadbalancer_tls_certificate"
+
+
 class Preflight:
     """The checks. ``hosts`` maps each host of the installation to its inventory variables, templated."""
 
@@ -271,6 +303,8 @@ class Preflight:
             self.check_names(host, variables)
             self.check_values(host, variables)
             self.check_required(host, variables)
+        for host in self.groups.get("loadbalancer", []):
+            self.check_certificate(host, self.hosts[host])
         for host in self.groups.get("clawdbot", []):
             self.check_bot(host, self.hosts[host])
         return sorted(self.findings)
@@ -387,6 +421,33 @@ class Preflight:
             password = variables.get(name)
             if isinstance(password, str) and 0 < len(password) < PASSWORD_LENGTH:
                 self.add(name, f"is shorter than {PASSWORD_LENGTH} characters; try: openssl rand -hex 24", host)
+
+    def check_certificate(self, host: str, variables: Mapping[str, Any]) -> None:
+        """A certificate that the platforms trust has a name, and a provided one fits the name and its key."""
+        kind = variables.get("loadbalancer_tls")
+        name = variables.get("site_domain")
+        if kind not in ("acme", "provided"):
+            return
+        needed = {"acme": ["loadbalancer_acme_email"], "provided": list(PROVIDED)}[str(kind)]
+        missing = [key for key in ["site_domain", *needed] if not variables.get(key)]
+        for key in missing:
+            self.add(
+                key, f"is missing; loadbalancer_tls: {kind} needs it", host, self.sources.where("loadbalancer_tls")
+            )
+        if kind == "acme" or missing:
+            return
+        texts = []
+        for key in PROVIDED:
+            try:
+                texts.append(self.sources.read(str(variables[key])))
+            except (
+                Exception
+            ) as error:  # whatever the loader raises, such as a wrong Vault password, is for the operator
+                self.add(key, f"cannot be read on this controller: {str(error).splitlines()[0]}", host)
+        if len(texts) == len(PROVIDED):
+            for key, cure in zip(PROVIDED, certificate_faults(texts[0], texts[1], str(name)), strict=True):
+                if cure:
+                    self.add(key, cure, host)
 
     def check_bot(self, host: str, variables: Mapping[str, Any]) -> None:
         """The bot has a model and at least one platform, each with all that belongs to it."""

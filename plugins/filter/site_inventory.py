@@ -48,13 +48,14 @@ def site_firewall(
 
     Args:
         services: rows of ``site_services``: name, port, ``on`` (group that offers it, or ``site`` for
-            every host) and ``to`` (groups that may use it, or ``any``).
+            every host), ``to`` (groups that may use it, or ``any``) and, where another port of the host serves
+            it, ``redirect``.
         host: inventory name of the host that is being configured.
         groups: names of the hosts by group.
         hostvars: Ansible's ``hostvars``.
 
     Returns:
-        Entries in the shape of ``firewall_services``: name, protocol, ports and sources.
+        Entries in the shape of ``firewall_services``: name, protocol, ports, sources and redirect.
     """
     rules = []
     for service in services:
@@ -66,14 +67,10 @@ def site_firewall(
         else:
             sources = site_addresses((user for group in users for user in groups.get(group, [])), hostvars)
         if sources:
-            rules.append(
-                {
-                    "name": service["name"],
-                    "protocol": "tcp",
-                    "ports": [int(service["port"])],
-                    "sources": sources,
-                }
-            )
+            rule = {"name": service["name"], "protocol": "tcp", "ports": [int(service["port"])], "sources": sources}
+            if "redirect" in service:
+                rule["redirect"] = int(service["redirect"])
+            rules.append(rule)
     return rules
 
 
@@ -108,6 +105,33 @@ def site_members(hosts: Iterable[str], hostvars: HostVars, port: int) -> list[di
     return members
 
 
+def site_certificate(balancers: Iterable[str], hostvars: HostVars) -> str:
+    """Where the certificate of ``balancers`` comes from: loadbalancer_tls of the first; "none" without balancers."""
+    for host in balancers:
+        return worded(hostvars[host].get("loadbalancer_tls", "selfsigned"), no="none")
+    return "none"
+
+
+def site_url(scheme: str, host: str, port: int | str) -> str:
+    """URL of a server, without a path and without the port that the scheme implies."""
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}" if int(port) == {"http": 80, "https": 443}[scheme] else f"{scheme}://{name}:{port}"
+
+
+def worded(value: object, no: str = "no", yes: str = "yes") -> str:
+    """A choice between words, some of which YAML 1.1 makes a boolean of when they are not quoted (``off``, ``yes``).
+
+    Args:
+        value: what the user wrote, as YAML has read it.
+        no: the word among the choices for "false", by whatever name.
+        yes: the same for "true".
+    """
+    text = str(value)
+    if text.lower() in ("no", "off", "false"):
+        return no
+    return yes if text.lower() in ("yes", "on", "true") else text
+
+
 class FilterModule:
     """Entry point for Ansible."""
 
@@ -119,4 +143,7 @@ class FilterModule:
             "site_hosts": site_hosts,
             "site_firewall": site_firewall,
             "site_members": site_members,
+            "site_certificate": site_certificate,
+            "site_url": site_url,
+            "worded": worded,
         }

@@ -46,7 +46,7 @@ def _listeners(host: Host) -> Iterator[None]:
 def test_only_declared_ports_answer(host: Host) -> None:
     target = address(host, 4)
     assert [reaches(client("friend"), target, port) for port in LISTENERS] == [True, True, False]
-    assert [reaches(client("stranger"), target, port) for port in LISTENERS] == [True, False, False]
+    assert [reaches(client("stranger"), target, port) for port in LISTENERS] == [True, True, False]
 
 
 def test_the_same_over_ipv6(host: Host) -> None:
@@ -54,7 +54,40 @@ def test_the_same_over_ipv6(host: Host) -> None:
     client("friend").run(f"ip -6 address add {FRIEND_V6}/64 dev eth0 nodad")
     client("friend").check_output(f"ip -6 route replace {target}/128 dev eth0 src {FRIEND_V6}")
     assert [reaches(client("friend"), target, port) for port in LISTENERS] == [True, True, False]
-    assert [reaches(client("stranger"), target, port) for port in LISTENERS] == [True, False, False]
+    assert [reaches(client("stranger"), target, port) for port in LISTENERS] == [True, True, False]
+
+
+def peer(source: Host, target: str, port: int) -> list[str]:
+    """Port that answers a connection, and the address that it sees."""
+    return str(source.check_output(f"timeout 5 bash -c 'cat </dev/tcp/{target}/{port}'")).split()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_redirected_port_is_served_by_the_other_one_with_the_clients_address(host: Host, family: int) -> None:
+    """Those who may use the port itself, and the host, get the port itself."""
+    host.check_output("systemctl stop 'listener-*'")
+    program = (
+        "import socketserver,sys\n"
+        "class H(socketserver.BaseRequestHandler):\n"
+        "  def handle(self): self.request.sendall(f'{sys.argv[1]} {self.client_address[0]}'.encode())\n"
+        "socketserver.TCPServer.address_family=10\n"
+        "socketserver.TCPServer.allow_reuse_address=True\n"
+        "socketserver.TCPServer(('::',int(sys.argv[1])),H).serve_forever()"
+    )
+    for port in (80, 18789):
+        host.check_output(f"systemd-run -q --collect --unit=listener-{port} python3 -c %s {port}", program)
+    host.check_output("timeout 10 sh -c 'until [ $(ss -Hltn | grep -cE \":(80|18789) \") = 2 ]; do sleep 0.2; done'")
+    target, mapped = address(host, family), "::ffff:" if family == 4 else ""
+    if family == 6:
+        client("friend").run(f"ip -6 address add {FRIEND_V6}/64 dev eth0 nodad")
+        client("friend").check_output(f"ip -6 route replace {target}/128 dev eth0 src {FRIEND_V6}")
+    stranger = mapped + address(client("stranger"), family)
+    friend = mapped + (FRIEND_V6 if family == 6 else address(client("friend"), family))
+    for port in (18789, 18790):
+        assert peer(client("stranger"), target, port) == ["80", stranger]
+    assert peer(client("friend"), target, 18789) == ["18789", friend]
+    assert peer(host, "::1" if family == 6 else "127.0.0.1", 18789)[0] == "18789"
+    assert peer(host, target, 18789)[0] == "18789"
 
 
 def test_strangers_reach_ssh_at_a_limited_rate(host: Host) -> None:

@@ -23,7 +23,7 @@ SSH = 2222
 PORTS = (22, 80, 443, 2222, 6379, 8080, 9090, 9100, 9113, 9121, 18789)
 #: Who sees which of them open; the outside sees what the requirements promise.
 OPEN = {
-    ("outside", "lb"): {SSH, 80, 443},
+    ("outside", "lb"): {SSH, 80, 443, 18789},
     ("outside", "app"): {SSH},
     ("outside", "redis"): {SSH},
     ("outside", "monitor"): {SSH},
@@ -32,7 +32,7 @@ OPEN = {
     ("lb", "app"): {SSH, 18789},
     ("redis", "app"): {SSH},
     ("monitor", "app"): {SSH, 9100, 18789},
-    ("monitor", "lb"): {SSH, 80, 443, 9100, 9113},
+    ("monitor", "lb"): {SSH, 80, 443, 9100, 9113, 18789},
     ("monitor", "redis"): {SSH, 9100, 9121},
 }
 HARDENED = ("lb", "app", "redis", "monitor")

@@ -41,16 +41,16 @@ class TlsConnection(http.client.HTTPSConnection):
         self.sock = self._checked.wrap_socket(plain, server_hostname=self.host)
 
 
-def post(connection: http.client.HTTPConnection, name: str) -> Reply:
-    """Sends a callback; returns status and headers."""
+def post(connection: http.client.HTTPConnection, name: str, path: str = CALLBACK) -> Reply:
+    """Sends a request, by default a callback; returns status and headers."""
     with contextlib.closing(connection):
-        connection.request("POST", CALLBACK, body=b"{}", headers={"Host": name})
+        connection.request("POST", path, body=b"{}", headers={"Host": name})
         response = connection.getresponse()
         return response.status, dict(response.headers)
 
 
-def post_plain(host: Host, name: str) -> Reply:
-    return post(http.client.HTTPConnection(address(host), timeout=15), name)
+def post_plain(host: Host, name: str, path: str = CALLBACK) -> Reply:
+    return post(http.client.HTTPConnection(address(host), timeout=15), name, path)
 
 
 def post_tls(host: Host, name: str, trusted: str) -> Reply:
@@ -92,8 +92,13 @@ def test_provided_key_is_private(provided: Host) -> None:
 
 
 def test_plain_http_redirects_and_keeps_the_method(provided: Host) -> None:
-    status, headers = post_plain(provided, "bot.test")
-    assert (status, headers["Location"]) == (308, f"https://bot.test{CALLBACK}")
+    status, headers = post_plain(provided, "bot.test", "/other")
+    assert (status, headers["Location"]) == (308, "https://bot.test/other")
+
+
+@pytest.mark.parametrize("path", [CALLBACK, "/health"])
+def test_what_does_not_follow_a_redirection_is_answered_over_plain_http(provided: Host, path: str) -> None:
+    assert post_plain(provided, "bot.test", path)[0] == 200
 
 
 def test_other_names_are_dropped(provided: Host) -> None:
@@ -148,7 +153,7 @@ def issuer() -> str:
 def test_authority_issues_and_renews(acme: Host) -> None:
     name = acme.check_output("hostname") + ".test"
     assert post_tls(acme, name, issuer())[0] == 200
-    assert post_plain(acme, name)[0] == 308
+    assert post_plain(acme, name, "/")[0] == 308
     first = serial(acme, name)
     with acme.sudo():
         assert acme.service("certbot.timer").is_enabled

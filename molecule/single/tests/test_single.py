@@ -91,3 +91,48 @@ def test_a_release_that_is_never_ready_goes_back(site: Installation, server: Hos
         said = site.refuse("playbooks/deploy.yml", application(tmp_path, "8.0.2", NEVER_READY))
     assert "release 8.0.2" in said
     assert site.releases("bot1") == first
+
+
+# Floods the article's port, or sends it callbacks without a signature from a forged address. Prints each status once, 0
+# for no answer.
+STRANGER = """
+import concurrent.futures, sys, urllib.error, urllib.request as u
+base = f"http://{sys.argv[2]}:18789"
+def status(path, data=None):
+    request = u.Request(base + path, data, {"X-Forwarded-For": "192.0.2.66", "Content-Type": "application/json"})
+    try:
+        return u.urlopen(request, timeout=3).status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+if sys.argv[1] == "flood":
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        got = list(pool.map(lambda _: status("/health"), range(600)))
+else:
+    got = [status("/metrics")] + [status("/api/dingtalk/callback", b"{}") for _ in range(40)]
+print(*sorted(set(got)))
+"""
+
+
+def test_the_articles_port_has_the_limits_bans_and_client_address_of_the_others(
+    site: Installation, server: Host
+) -> None:
+    """On the server itself that port is the bot's own."""
+    address = site.hosts["bot1"]["ansible_host"]
+    outside = site.on("outside")
+    try:
+        said = outside.check_output(
+            "cd /opt/simulator && sudo python3 -m clawdbot_simulator converse --config config.json"
+            f" --callback-base http://{address}:18789"
+        )
+        assert "6 of 6 messages were answered" in said
+        assert {"401", "404"} <= set(outside.check_output("python3 -c %s forge %s", STRANGER, address).split())
+        banned = "until sudo fail2ban-client get clawdbot-callback banip | grep -qwF %s; do sleep 1; done"
+        server.check_output("timeout 30 sh -c %s", banned % site.hosts["outside"]["ansible_host"])
+        for port in (80, 443, 18789):
+            assert outside.run(f"timeout 3 bash -c '</dev/tcp/{address}/{port}'").rc != 0
+        server.check_output("sudo fail2ban-client unban --all")
+        assert "429" in outside.check_output("python3 -c %s flood %s", STRANGER, address).split()
+    finally:
+        server.check_output("sudo fail2ban-client unban --all")

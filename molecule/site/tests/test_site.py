@@ -66,7 +66,7 @@ PORTS = [22, 80, 443, 2222, 6379, 8080, 9000, 9090, 9093, 9100, 9113, 9115, 9121
 @pytest.mark.parametrize(
     ("client", "target", "expected"),
     [
-        ("outside", "lb1", [80, 443, 2222]),
+        ("outside", "lb1", [80, 443, 2222, 18789]),
         ("outside", "app1", [2222]),
         ("outside", "redis1", [2222]),
         ("outside", "monitor1", [2222]),
