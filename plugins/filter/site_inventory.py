@@ -22,6 +22,12 @@ def address(host: str, hostvars: HostVars) -> str:
     return str(variables.get("site_address") or variables.get("ansible_host") or host)
 
 
+def site_names(value: object) -> list[str]:
+    """Names of hosts as people write them after ``-e node=``: one, several with commas between them, or a list."""
+    words = value if isinstance(value, list | tuple) else [value]
+    return list(dict.fromkeys(name for word in words for name in str(word).replace(",", " ").split()))
+
+
 def site_addresses(hosts: Iterable[str], hostvars: HostVars) -> list[str]:
     """Addresses of ``hosts`` in their order, each once."""
     return list(dict.fromkeys(address(host, hostvars) for host in hosts))
@@ -138,6 +144,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Names of the filters."""
         return {
+            "site_names": site_names,
             "site_addresses": site_addresses,
             "site_groups": site_groups,
             "site_hosts": site_hosts,

@@ -61,13 +61,13 @@ def nothing_to_do(site: Installation, *nodes: str) -> None:
 def test_mistakes_are_refused_with_the_way_out(site: Installation) -> None:
     site.nodes("app1", "app2")
     assert "Name the node: -e node=NAME" in site.refuse("playbooks/remove_node.yml")
-    assert "app9 is no node" in site.refuse("playbooks/add_node.yml", "-e", "node=app9")
+    assert "app9: no such node" in site.refuse("playbooks/add_node.yml", "-e", "node=app9")
     assert "did you mean clawdbot_release?" in site.refuse("playbooks/rollback.yml", "-e", "clawdbot_relase=1")
     assert "No node has an earlier release" in site.refuse("playbooks/rollback.yml")
     said = site.refuse("playbooks/rollback.yml", "-e", "clawdbot_release=9.9.9-nowhere")
     assert "There is no release 9.9.9-nowhere" in said
     site.nodes("app1")
-    assert "is the last node in regular service" in site.refuse("playbooks/remove_node.yml", "-e", f"node={PREFIX}app1")
+    assert "no node is left in regular service" in site.refuse("playbooks/remove_node.yml", "-e", f"node={PREFIX}app1")
     site.nodes("app1", "app2")
 
 

@@ -27,6 +27,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         fresh (bool): open a new connection even if a persistent one to that port exists.
         take_over (bool): stop the safety timer that a run which died has left behind.
         timeout (int): seconds to wait for an answer on each port.
+        silent (str): what a host is that answers on none of them: ``failed`` (the default), ``unreachable``, so
+            that the run goes on without it, or ``ok``, when the result has no ``login``.
 
     Returns:
         ``login`` {port, client, server, user, key, version, taken}: the port, the address of the
@@ -35,7 +37,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         on the wanted port (empty: none).
     """
 
-    _VALID_ARGS = frozenset({"ports", "wanted", "fresh", "take_over", "timeout"})
+    _VALID_ARGS = frozenset({"ports", "wanted", "fresh", "take_over", "timeout", "silent"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Runs the action; the connection errors of all ports are part of the failure's message."""
@@ -65,4 +67,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 errors.append(f"port {port}: logged in, but the host said: {said}")
                 continue
             return {**result, "changed": False, "login": {**json.loads(found[0]), "port": port}}
-        return {**result, "failed": True, "msg": "No login. " + "; ".join(errors)}
+        silent = args.get("silent", "failed")
+        outcome = {"failed": silent == "failed", "unreachable": silent == "unreachable"}
+        return {**result, **outcome, "changed": False, "msg": "No login. " + "; ".join(errors)}
