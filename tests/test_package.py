@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from site_inventory import FilterModule
 
 ROOT = Path(__file__).resolve().parents[1]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
@@ -76,7 +77,7 @@ def test_nothing_in_the_repository_looks_like_a_secret() -> None:
 
 def test_every_product_wide_variable_in_the_plays_is_described() -> None:
     options = load_yaml(ROOT / "roles/site/meta/argument_specs.yml")["argument_specs"]["inventory"]["options"]
-    plugins = {"site_addresses", "site_hosts", "site_firewall", "site_members", "site_certificate", "site_url"}
+    plugins = set(FilterModule().filters())
     plugins |= {path.stem for path in (ROOT / "plugins/action").glob("site_*.py")}
     for path in [*ROOT.glob("playbooks/**/*.yml"), *ROOT.glob("playbooks/**/*.j2"), *ROOT.glob("plugins/filter/*.py")]:
         used = set(re.findall(r"\bsite_\w+", path.read_text("utf-8"))) - plugins - {"site_inventory", "site_services"}
