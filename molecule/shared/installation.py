@@ -147,13 +147,14 @@ class Installation:
         return [line.split("# " + self.prefix)[1] for line in serving]
 
     def kill(self, name: str) -> None:
-        """Takes the power of a host away."""
-        subprocess.run(["docker", "kill", f"clawdbot-{self.prefix}{name}"], check=True, stdout=subprocess.DEVNULL)
+        """Takes a host away, as the others see it. It keeps its address, which a host of another scenario might get."""
+        cut = ["docker", "exec", f"clawdbot-{self.prefix}{name}", "ip", "link", "set", "eth0", "down"]
+        subprocess.run(cut, check=True)
 
     def start(self, name: str) -> None:
-        """Gives it back, and waits until the host can be reached."""
+        """Cuts its power and gives it back, and waits until the host can be reached."""
         container = f"clawdbot-{self.prefix}{name}"
-        subprocess.run(["docker", "start", container], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["docker", "restart", "--time=0", container], check=True, stdout=subprocess.DEVNULL)
         reachable = "until systemctl is-active --quiet ssh.service; do sleep 0.5; done 2>/dev/null"
         subprocess.run(["docker", "exec", container, "sh", "-c", reachable], check=True, timeout=60)
 
