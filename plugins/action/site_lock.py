@@ -1,7 +1,8 @@
 """Keeps two runs from changing an installation at once.
 
-One host of the installation keeps the note who is at it. A run that died on the same controller is recognised at once,
-one that died on another controller when it has given no sign of life for the time of its lease.
+One host of the installation keeps the note who is at it. The callback ``site_run`` frees it however the run ends. One
+that was killed is recognised at once where its processes can be looked for, elsewhere when it has given no sign of life
+for the time of its lease.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import shlex
 import socket
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +55,28 @@ def start_of(pid: int) -> str:
         return ""
 
 
+def place() -> str:
+    """Where process numbers mean the same: one boot of one kernel, and in it one container; elsewhere the network card.
+
+    No name of a machine: AWX and Semaphore give every job a new one, and many machines are called "debian".
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}.{Path('/proc/self/ns/pid').readlink()}".replace(":", "")
+    except OSError:
+        return f"{uuid.getnode():x}"
+
+
 def own_id() -> str:
-    """Identity of this run: its controller, its process and when that began. Plugins run in a child of it."""
+    """Identity of this run: the place, its process and when that began. Plugins run in a child of it."""
     pid = os.getppid()
-    return f"{socket.gethostname()}:{pid}:{start_of(pid)}"
+    return f"{place()}:{pid}:{start_of(pid)}"
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the run was one of this controller and is over. Of another controller nothing is known."""
-    host, pid, start = holder.rsplit(":", 2)
-    if host != socket.gethostname():
+    """Whether the run was one of this place and is over. Of another place nothing is known."""
+    where, pid, start = holder.rsplit(":", 2)
+    if where != place():
         return False
     try:
         os.kill(int(pid), 0)
@@ -74,12 +88,19 @@ def is_dead(holder: str) -> bool:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
-    """``site_lock: {state: taken | free, lease: seconds, take_over: bool}``; fails when another run holds it.
+    """Takes the note or frees it; fails when another run holds it. Taking it again renews the lease.
 
-    Taking it again renews the lease.
+    Options:
+        state (str): taken, the default, or free.
+        lease (int): seconds after which a run that gives no sign of life is forgotten.
+        take_over (bool): take it whoever holds it.
+        path (path): file of the note on the host.
+
+    Returns:
+        ``taken`` {host, path}: where the note now lies; absent when it is free, and in check mode.
     """
 
-    _VALID_ARGS = frozenset({"state", "lease", "take_over"})
+    _VALID_ARGS = frozenset({"state", "lease", "take_over", "path"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Take or free the note on the host."""
@@ -90,6 +111,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
                 "state": {"choices": ["taken", "free"], "default": "taken"},
                 "lease": {"type": "int", "default": 1800},
                 "take_over": {"type": "bool", "default": False},
+                "path": {"default": NOTE},
             }
         )
         if self._task.check_mode:
@@ -110,12 +132,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         elif answer[0] != "done":
             result["failed"] = True
             result["msg"] = "|".join(answer)
+        else:
+            host = self._task.delegate_to or (task_vars or {}).get("inventory_hostname")
+            result["taken"] = {"host": host, "path": options["path"]}
         return result
 
     def _ask(self, verb: str, options: dict[str, Any], dead: str) -> list[str]:
         """Answer of the host, in its parts."""
         who = f"{getpass.getuser()}@{socket.gethostname()} since {time.strftime('%F %T %Z')}, process {os.getppid()}"
-        arguments = [NOTE, verb, own_id(), str(options["lease"]), who, dead]
+        arguments = [options["path"], verb, own_id(), str(options["lease"]), who, dead]
         answer = self._low_level_execute_command(shlex.join(["sh", "-c", SCRIPT, "lock", *arguments]), sudoable=True)
         lines = str(answer["stdout"]).strip().splitlines()
         if answer["rc"] or not lines:
