@@ -255,3 +255,123 @@ def test_captured_signature_is_of_no_use(bot: Bot, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("clawdbot.engine.queue.now_ms", lambda: stamp + 11_000)
     assert bot.robot(dingtalk_body(msgId="m3"), timestamp=stamp).status_code == 401
     assert [message.id for message in bot.queued()] == ["m1", "m2"]
+
+
+# Quotes, voice and what clients do with mentions
+
+
+QUOTES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"msgType": "text", "content": {"text": "one"}}, {"text": "one", "images": []}),
+    ({"msgType": "text", "content": {"content": "one"}}, {"text": "one", "images": []}),
+    ({"msgType": "text", "content": "one"}, {"text": "one", "images": []}),
+    ({"msgType": "text", "content": '{"text": "one"}'}, {"text": "one", "images": []}),
+    ({"msgType": "markdown", "content": {"title": "t", "text": "**one**"}}, {"text": "**one**", "images": []}),
+    ({"msgType": "picture", "content": {"downloadCode": "d"}}, {"text": "", "images": ["d"]}),
+    (
+        {
+            "msgType": "richText",
+            "content": {
+                "richText": [
+                    {"msgType": "picture", "downloadCode": "d"},
+                    {"msgType": "text", "content": "one"},
+                    {"type": "picture", "pictureDownloadCode": "e"},
+                    {"text": "two"},
+                ]
+            },
+        },
+        {"text": "one\ntwo", "images": ["d", "e"]},
+    ),
+    ({"msgType": "audio", "content": {"recognition": "spoken", "downloadCode": "x"}}, {"text": "spoken", "images": []}),
+    (
+        {
+            "msgType": "interactiveCard",
+            "content": {
+                "cardContent": {
+                    "elementType": "ROOT",
+                    "children": [
+                        {"elementType": "TEXT", "value": "one"},
+                        {"elementType": "DIV", "children": [{"elementType": "TEXT", "value": "two"}]},
+                    ],
+                }
+            },
+        },
+        {"text": "one\ntwo", "images": []},
+    ),
+    (
+        {"msgType": "interactiveCard", "content": {"cardData": '{"cardParamMap": {"content": "card"}}'}},
+        {"text": "card", "images": []},
+    ),
+    ({"msgType": "interactiveCard", "msgId": "m"}, {"text": "", "images": []}),
+    ({"msgType": "file", "content": {"fileName": "a"}}, {"text": "", "images": []}),
+    ({}, {"text": "", "images": []}),
+]
+
+
+@pytest.mark.parametrize(("replied", "expected"), QUOTES)
+def test_quotes_in_all_their_forms(bot: Bot, replied: dict[str, Any], expected: dict[str, Any]) -> None:
+    text = {"content": "why?", "isReplyMsg": True, "repliedMsg": replied}
+    bot.robot(dingtalk_body(text=text))
+    [message] = bot.queued()
+    assert message.text == "why?"
+    assert message.route["quote"] == expected
+
+
+def test_quotes_are_bounded_and_only_there_if_there_is_one(bot: Bot) -> None:
+    deep: Any = {"elementType": "TEXT", "value": "deep"}
+    for _ in range(60):
+        deep = {"elementType": "DIV", "children": [deep]}
+    replied = [
+        {"msgType": "text", "content": {"text": "x" * 100_000}},
+        {
+            "msgType": "richText",
+            "content": {"richText": [{"type": "picture", "downloadCode": f"{n}"} for n in range(50)]},
+        },
+        {"msgType": "interactiveCard", "content": {"cardContent": deep}},
+    ]
+    for number, quoted in enumerate(replied):
+        bot.robot(dingtalk_body(msgId=f"m{number}", text={"content": "a", "repliedMsg": quoted}))
+    bot.robot(dingtalk_body(msgId="plain", conversationId="other"))
+    *quotes, plain = sorted(bot.queued(), key=lambda message: message.id)
+    assert [len(message.route["quote"]["text"]) for message in quotes] == [8000, 0, 0]
+    assert len(quotes[1].route["quote"]["images"]) == 4
+    assert "quote" not in plain.route
+
+
+def test_voice_with_its_transcript_is_text(bot: Bot) -> None:
+    content = {"duration": 4000, "downloadCode": "x", "recognition": "钉钉,让进步发生"}
+    bot.robot(dingtalk_body(msgtype="audio", text=..., content=content))
+    [message] = bot.queued()
+    assert (message.text, message.unsupported) == ("钉钉,让进步发生", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (" 你好", "你好"),
+        ("@小 助手\u2005你好", "你好"),
+        ("@Bot\u2005 @Tom\u2005/reset", "/reset"),
+        ("\u200b", ""),
+        ("ask @Tom about it", "ask @Tom about it"),
+    ],
+)
+def test_mentions_that_a_client_left_in(bot: Bot, content: str, expected: str) -> None:
+    bot.robot(dingtalk_body(conversationType="2", isInAtList=True, text={"content": content}))
+    [message] = bot.queued()
+    assert message.text == expected
+
+
+@pytest.mark.parametrize("body", [{"errCode": 20001}, dingtalk_body(text=..., errCode="20001", errMsg="over quota")])
+def test_trouble_of_the_platform_reaches_the_operator(
+    bot: Bot, caplog: pytest.LogCaptureFixture, body: dict[str, Any]
+) -> None:
+    assert bot.robot(body).status_code == 200
+    assert bot.queued() == []
+    assert "trouble" in caplog.text
+    page = bot.web.get("/metrics").get_data(as_text=True)
+    assert 'clawdbot_callbacks_total{platform="dingtalk",result="platform_error"}' in page
+
+
+def test_an_error_code_besides_content_is_no_trouble(bot: Bot) -> None:
+    bot.robot(dingtalk_body(errCode=0))
+    bot.robot(dingtalk_body(msgId="m2", errCode="20001"))
+    assert [message.text for message in bot.queued()] == ["hello", "hello"]

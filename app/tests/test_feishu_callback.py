@@ -258,3 +258,60 @@ def test_switched_off(settings: Settings) -> None:
 def test_config_repr_keeps_secrets(bot: Bot) -> None:
     config: FeishuConfig = bot.feishu
     assert config.app_secret not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("@_user_1你好", "你好"),
+        ("@_user_1重置", "重置"),
+        ("帮我@_user_1看看", "帮我@Bot看看"),
+        ("你好@_user_1", "你好"),
+        ("你好 @_user_1 ", "你好"),
+        ("@_user_1", ""),
+        ("@_user_1 \u200b", ""),
+        ("/reset @_user_1", "/reset"),
+        ("@_user_1/reset", "/reset"),
+        ("@_user_1／reset", "／reset"),
+        ("@_user_1 @_user_1 你好", "你好"),
+    ],
+)
+def test_mention_of_the_bot_wherever_it_stands(bot: Bot, words: str, expected: str) -> None:
+    given = {"chat_type": "group", "mentions": [mention(1, "Bot")]}
+    assert parsed(bot, content=json.dumps({"text": words}), **given).text == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("@_user_10你好@_user_1", "你好@Bot"),
+        ("@_user_1@_user_10 /status", "/status"),
+        ("/status @_user_10 @_user_1", "/status"),
+        ("@_user_1 帮我问@_user_10吧", "帮我问@Tom Li吧"),
+    ],
+)
+def test_mentions_of_several(bot: Bot, words: str, expected: str) -> None:
+    names = [mention(1, "Bot"), mention(10, "Tom Li")]
+    assert parsed(bot, chat_type="group", mentions=names, content=json.dumps({"text": words})).text == expected
+
+
+@pytest.mark.parametrize(
+    "at", [{"tag": "at", "user_id": "@_user_1"}, {"tag": "at", "user_id": "@_user_1", "user_name": "Bot"}]
+)
+@pytest.mark.parametrize(
+    "around", [lambda at, text: [[at, text]], lambda at, text: [[text, at]], lambda at, text: [[at], [text]]]
+)
+def test_commands_in_rich_text(bot: Bot, at: dict[str, Any], around: Any) -> None:
+    rows = around(at, {"tag": "text", "text": " /reset"})
+    contents = [{"title": "", "content": rows}, {"zh_cn": {"title": "", "content": rows}}]
+    for number, content in enumerate(contents):
+        message = parsed(
+            bot, message_id=f"om_{number}", message_type="post", chat_type="group", mentions=[mention(1, "Bot")],
+            content=json.dumps(content),
+        )  # fmt: skip
+        assert message.text == "/reset"
+
+
+def test_reply_remembers_what_it_replies_to(bot: Bot) -> None:
+    assert parsed(bot, parent_id="om_parent", root_id="om_root").route == {"parent": "om_parent"}
+    assert parsed(bot, message_id="om_2", parent_id=5).route == {}

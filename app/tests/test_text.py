@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from clawdbot import text
 from hypothesis import given
@@ -86,3 +88,60 @@ def test_markdown(marked: str) -> None:
 
 def test_clean() -> None:
     assert text.clean(" a\0\ud800b ") == "a?b"
+
+
+NAMES = ("help", "reset", "status")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "/reset", "/RESET", " /reset ", "／reset", "／ｒｅｓｅｔ", "/ reset", "\u200b/reset\u200b", "@Bot /reset",
+        "@Bot\u2005/reset",
+        "/reset @Bot", "/reset@Bot", "@A @B /reset", "@Bot\n/reset", "\u3000／reset\u3000", "/reset。", "/Reset!",
+    ],
+)  # fmt: skip
+def test_commands_however_they_are_written(words: str) -> None:
+    assert text.command(words, NAMES) == "reset"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "reset", "/resets", "what does /reset do", "/reset now", "@Bot what does /reset", "/", "//reset", "/other", "",
+        "x" * 500, "/reset @Bot please", "http://x/reset",
+    ],
+)  # fmt: skip
+def test_no_commands(words: str) -> None:
+    assert text.command(words, NAMES) == ""
+
+
+def test_splitting_is_linear() -> None:
+    """Four megabytes in a moment; copying the rest for each part took a minute."""
+    for content in ("word " * 800_000, "答" * 1_300_000, "```\n" + "x\n" * 1_500_000):
+        started = time.process_time()
+        parts = text.split(content, 7000)
+        assert time.process_time() - started < 3
+        assert len(parts) > 400
+        assert all(text.size(part) <= 7000 for part in parts)
+
+
+def test_nothing_that_belongs_together_is_cut() -> None:
+    family = "👨\u200d👩\u200d👧"
+    for shift in range(12):
+        for part in text.split("a" * shift + family * 40, 120):
+            assert part.replace(family, "").strip("a") == ""
+    for part in text.split("e\u0301" * 200, 101):
+        assert part.count("e") == part.count("\u0301")
+    for part in text.split("ab`c`" + "x" * 48 + "```" + "y" * 80, 103):
+        assert part.count("```") != 1 or "```" in part
+
+
+def test_longer_fences_are_closed_as_they_were_opened() -> None:
+    parts = text.split("````md\n" + "```\ncode\n```\n" * 20 + "````\nafter", 120)
+    assert all(part.startswith("````md\n") and part.endswith("\n````") for part in parts[:-1])
+
+
+@pytest.mark.parametrize("padded", ["\u200b a \ufeff", "\u2060a", " a\u200e"])
+def test_invisible_characters_around_words_go(padded: str) -> None:
+    assert text.clean(padded) == "a"
