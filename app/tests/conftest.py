@@ -84,8 +84,15 @@ class RedisServer:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         self.process = subprocess.Popen(["redis-server", *arguments], executable=program)
+        eventually(self.answers)
+
+    def answers(self) -> bool:
+        """Whether it runs and has loaded its data."""
         with connect(config.RedisConfig(port=self.port), timeout=1) as client:
-            eventually(lambda: _answers(client))
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
 
     def kill(self) -> None:
         """Kill it with -9."""
@@ -93,13 +100,6 @@ class RedisServer:
             self.process.kill()
             self.process.wait()
             self.process = None
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
 
 
 @pytest.fixture(scope="session")

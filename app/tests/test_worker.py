@@ -458,7 +458,7 @@ def test_redis_comes_back(rig: Rig, redis_server: RedisServer) -> None:
     rig.say("a", conversation="a")
     with running(rig.worker(lease_seconds=1)):
         eventually(lambda: rig.platform.read)
-        eventually(lambda: redis_server.process)
+        eventually(redis_server.answers)
         rig.say("b", conversation="b")
         rig.idle()
     assert sorted(rig.answers()) == ["a!", "b!"]
