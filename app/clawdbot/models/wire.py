@@ -159,7 +159,8 @@ class Service:
     def __init__(self, url: str) -> None:
         """``url`` is that of the chat completions."""
         self._url = url
-        self._ssl = _trust() if url.startswith("https:") else None
+        # Once, for http:// as well: a client that is given none loads the authorities at each call, which takes 40 ms.
+        self._ssl = _trust()
 
     def ask(self, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience) -> Completion:
         """Send a request and return the answer, whatever the status.
@@ -203,9 +204,7 @@ class Service:
     ) -> None:
         # The same rules as for all other calls of the bot, which `requests` makes.
         proxy = select_proxy(self._url, get_environ_proxies(self._url))
-        transport = _Transport(
-            alive, verify=self._ssl or True, trust_env=False, proxy=proxy or None, socket_options=KEEPALIVE
-        )
+        transport = _Transport(alive, verify=self._ssl, trust_env=False, proxy=proxy or None, socket_options=KEEPALIVE)
         timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)
         content = json.dumps(body).encode()
         headers = {"User-Agent": "clawdbot", "Content-Type": "application/json", **headers}
