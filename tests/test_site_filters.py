@@ -51,3 +51,44 @@ def test_a_host_opens_nothing_that_it_does_not_offer_and_nothing_for_nobody() ->
     redis = {"name": "redis", "port": 6379, "on": "redis", "to": ["clawdbot"]}
     unused = {"name": "node", "port": 9100, "on": "site", "to": ["monitoring"]}
     assert site.site_firewall([redis, unused], "lb1", GROUPS, HOSTVARS) == []
+
+
+NAT = {"ansible_host": "203.0.113.10", "ssh_login": {"server": "172.16.3.4", "addresses": {"172.16.3.4": "eth0"}}}
+
+
+def test_behind_nat_a_host_has_the_address_at_which_the_login_arrived() -> None:
+    assert site.site_own_address("bot1", {"bot1": NAT}) == "172.16.3.4"
+    assert site.site_addresses(["bot1"], {"bot1": NAT}) == ["203.0.113.10"]
+    assert site.site_addresses(["bot1"], {"bot1": NAT}, {"bot1": "127.0.0.1"}) == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("written", ["2001:db8::1", "2001:DB8:0::1"])
+def test_an_address_of_an_interface_stays_the_one_of_the_inventory(written: str) -> None:
+    login = {"server": "10.0.0.9", "addresses": {"10.0.0.9": "eth1", "2001:db8::1": "eth0"}}
+    assert site.site_own_address("a", {"a": {"site_address": written, "ssh_login": login}}) == written
+
+
+def test_a_host_that_nobody_asked_has_the_address_of_the_inventory() -> None:
+    assert site.site_own_address("lb1", HOSTVARS) == "10.0.0.1"
+
+
+def test_a_balancer_asks_the_bot_beside_it_at_its_loopback_address() -> None:
+    addresses = [member["address"] for member in site.site_members(["lb1", "app2"], HOSTVARS, 18789, "app2")]
+    assert addresses == ["10.0.0.1", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ports"),
+    [
+        ("-o ProxyJump=debian@203.0.113.5", [22]),
+        ("-o ProxyJump=debian@203.0.113.5:2222 -o LogLevel=ERROR", [2222]),
+        ("-J outer@198.51.100.1,bastion:2200", [2200]),
+        ('-o ProxyCommand="ssh -W %h:%p -p 2022 debian@203.0.113.5"', [2022]),
+        ("-o ProxyJump=debian@203.0.113.55", []),
+        ("-o LogLevel=ERROR", []),
+    ],
+)
+def test_the_port_through_which_others_are_reached_is_known(arguments: str, ports: list[int]) -> None:
+    hosts = {"bastion": {"ansible_host": "203.0.113.5"}, "app1": {"ansible_ssh_common_args": arguments}}
+    assert site.site_jump_ports("bastion", hosts) == ports
+    assert site.site_jump_ports("app1", hosts) == []

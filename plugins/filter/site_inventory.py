@@ -1,10 +1,14 @@
 """Filters that turn the inventory into addresses, firewall rules and members of the upstream.
 
-They read inventory variables only, never facts, so that ``--limit`` and unreachable hosts change nothing.
+What they say of other hosts comes from inventory variables only, never from facts, so that ``--limit`` and unreachable
+hosts change nothing. What a host listens on has to be an address that it has, though: behind NAT that is not the one in
+the inventory, and the host itself said which it is when the run logged in (``ssh_login``).
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,9 +32,54 @@ def site_names(value: object) -> list[str]:
     return list(dict.fromkeys(name for word in words for name in str(word).replace(",", " ").split()))
 
 
-def site_addresses(hosts: Iterable[str], hostvars: HostVars) -> list[str]:
-    """Addresses of ``hosts`` in their order, each once."""
-    return list(dict.fromkeys(address(host, hostvars) for host in hosts))
+def same_address(written: str, addresses: Iterable[str]) -> bool:
+    """Whether ``written`` is one of the IP ``addresses``, in whatever notation."""
+    try:
+        return ipaddress.ip_address(written) in {ipaddress.ip_address(each) for each in addresses}
+    except ValueError:  # a name
+        return False
+
+
+def site_own_address(host: str, hostvars: HostVars) -> str:
+    """Address that ``host`` has: `address`, or, if no interface has that, the one this run's login arrived at."""
+    written, login = address(host, hostvars), hostvars[host].get("ssh_login") or {}
+    return written if not login.get("addresses") or same_address(written, login["addresses"]) else str(login["server"])
+
+
+def site_addresses(hosts: Iterable[str], hostvars: HostVars, here: Mapping[str, str] | None = None) -> list[str]:
+    """Addresses of ``hosts`` in their order, each once.
+
+    Args:
+        hosts: inventory names.
+        hostvars: Ansible's ``hostvars``.
+        here: the host that will use the addresses, and the one under which it reaches itself.
+    """
+    return list(dict.fromkeys((here or {}).get(host) or address(host, hostvars) for host in hosts))
+
+
+def site_jump_ports(host: str, hostvars: HostVars) -> list[int]:
+    """Ports of ``host`` at which the logins of other hosts come through it (``ProxyJump``, ``-J``, ``ssh -W``).
+
+    Sources: ``ansible_ssh_common_args`` and ``ansible_ssh_extra_args`` of all hosts; ssh_config(5), ProxyJump.
+    """
+    variables = hostvars[host]
+    names = {host, *(str(variables[key]) for key in ("ansible_host", "site_address") if variables.get(key))}
+    ports: list[int] = []
+    for other in hostvars:
+        if other == host:
+            continue
+        for key in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+            said = str(hostvars[other].get(key) or "")
+            for hops in re.findall(r"(?:-J\s*|ProxyJump[=\s]\s*)([^\s'\"]+)", said):
+                for hop in hops.split(","):
+                    found = re.fullmatch(r"(?:ssh://)?(?:[^@]*@)?(?:\[([^]]+)]|([^:]+))(?::(\d+))?", hop)
+                    if found and (found[1] or found[2]) in names:
+                        ports.append(int(found[3] or 22))
+            for command in re.findall(r"ProxyCommand[=\s]\s*(.*-W.*)", said):
+                if names & set(re.split(r"[\s@'\"]+", command)):
+                    given = re.search(r"(?:-p\s*|Port[=\s])(\d+)", command)
+                    ports.append(int(given[1]) if given else 22)
+    return list(dict.fromkeys(ports))
 
 
 def site_groups(groups: Mapping[str, list[str]], leaving: Iterable[str]) -> dict[str, list[str]]:
@@ -80,7 +129,7 @@ def site_firewall(
     return rules
 
 
-def site_members(hosts: Iterable[str], hostvars: HostVars, port: int) -> list[dict[str, Any]]:
+def site_members(hosts: Iterable[str], hostvars: HostVars, port: int, here: str = "") -> list[dict[str, Any]]:
     """Members for ``loadbalancer_members``.
 
     Args:
@@ -88,6 +137,7 @@ def site_members(hosts: Iterable[str], hostvars: HostVars, port: int) -> list[di
         hostvars: Ansible's ``hostvars``. Read are what `address` reads, and ``site_member_weight`` (integer, 1),
             ``site_member_backup`` and ``site_member_down`` (booleans, false).
         port: TCP port of the bot.
+        here: name of the balancer; a bot on the same host is asked at its loopback address.
 
     Returns:
         One entry a host, in their order: name, address, port, weight, backup, down.
@@ -101,7 +151,7 @@ def site_members(hosts: Iterable[str], hostvars: HostVars, port: int) -> list[di
         members.append(
             {
                 "name": host,
-                "address": address(host, hostvars),
+                "address": "127.0.0.1" if host == here else address(host, hostvars),
                 "port": int(port),
                 "weight": int(variables.get("site_member_weight", 1)),
                 "backup": boolean(variables.get("site_member_backup", False)),
@@ -146,6 +196,8 @@ class FilterModule:
         return {
             "site_names": site_names,
             "site_addresses": site_addresses,
+            "site_own_address": site_own_address,
+            "site_jump_ports": site_jump_ports,
             "site_groups": site_groups,
             "site_hosts": site_hosts,
             "site_firewall": site_firewall,

@@ -30,5 +30,8 @@ user=${SUDO_USER:-$(id -un)}
 key=$(journalctl --quiet --identifier=sshd --identifier=sshd-session --output=cat --lines=1000 |
     sed -n "s/^Accepted publickey for $user from $2 port $3 .*\(SHA256:[^ ]*\)$/\1/p" | tail -n 1)
 version=$(ssh -V 2>&1 | sed -n 's/^OpenSSH_\([0-9.]*\).*/\1/p')
-printf '{"client": "%s", "server": "%s", "user": "%s", "key": "%s", "version": "%s", "taken": "%s"}\n' \
-    "$2" "$4" "$user" "$key" "$version" "$holder"
+addresses=$(ip -o address show scope global | awk '{ sub("/.*", "", $4); printf "%s\"%s\": \"%s\"", comma, $4, $2; comma = ", " }')
+managed=$([ -e /etc/ssh/sshd_config.d/00-clawdbot.conf ] && echo true || echo false)
+boot=$(cat /proc/sys/kernel/random/boot_id)
+printf '{"client": "%s", "server": "%s", "user": "%s", "key": "%s", "version": "%s", "taken": "%s", "listens": %s, "addresses": {%s}, "boot": "%s", "managed": %s}\n' \
+    "$2" "$4" "$user" "$key" "$version" "$holder" "$port" "$addresses" "$boot" "$managed"
