@@ -113,10 +113,10 @@ def test_other_names_are_dropped(provided: Host) -> None:
         post(connection, "other.test")
 
 
-def converge(**variables: str) -> subprocess.CompletedProcess[str]:
+def converge(group: str = "provided", **variables: str) -> subprocess.CompletedProcess[str]:
     extra = [f"--extra-vars={key}={value}" for key, value in variables.items()]
     return subprocess.run(
-        ["ansible-playbook", "--inventory", INVENTORY, "--limit", "provided", SCENARIO / "converge.yml", *extra],
+        ["ansible-playbook", "--inventory", INVENTORY, "--limit", group, SCENARIO / "converge.yml", *extra],
         capture_output=True,
         text=True,
         check=False,
@@ -140,12 +140,12 @@ def acme(request: pytest.FixtureRequest) -> Host:
     return hosts("acme")[request.param]
 
 
-def issuer() -> str:
-    """Root certificate of the authority."""
+def issuer(number: int = 0) -> str:
+    """Root certificate of an authority."""
     (authority,) = hosts("authority")
     fetch = (
         "import ssl, urllib.request; context = ssl._create_unverified_context();"
-        "print(urllib.request.urlopen('https://127.0.0.1:15000/roots/0', context=context).read().decode())"
+        f"print(urllib.request.urlopen('https://127.0.0.1:1500{number}/roots/0', context=context).read().decode())"
     )
     return str(authority.check_output("python3 -c %s", fetch))
 
@@ -163,3 +163,73 @@ def test_authority_issues_and_renews(acme: Host) -> None:
         assert renewal.stdout == ""
     assert serial(acme, name) != first
     assert post_tls(acme, name, issuer())[0] == 200
+
+
+def change(**variables: str) -> None:
+    """Runs the role with other settings, and once more without an effect."""
+    for _ in range(2):
+        done = converge("acme", **variables)
+        assert done.returncode == 0, done.stdout
+    assert "changed=0" in done.stdout, done.stdout
+    assert not [line for line in done.stdout.splitlines() if "changed=" in line and "changed=0" not in line]
+
+
+def served(host: Host, name: str) -> str:
+    """The certificate that is served, as PEM."""
+    client = "openssl s_client -connect 127.0.0.1:443 -servername %s </dev/null 2>/dev/null"
+    return str(host.check_output(f"{client} | openssl x509", name))
+
+
+def renews(host: Host) -> bool:
+    return bool(host.run("systemctl is-enabled certbot.timer").rc == 0)
+
+
+def test_what_is_served_follows_kind_authority_and_name() -> None:
+    """Every change of what the certificate depends on, there and back; the authority is not asked without need."""
+    balancers = {host: host.check_output("hostname") + ".test" for host in hosts("acme")}
+    before = {name: serial(host, name) for host, name in balancers.items()}
+
+    change(test_kind="selfsigned")
+    for host, name in balancers.items():
+        own = served(host, name)
+        assert post_tls(host, name, own)[0] == 200
+        with pytest.raises(ssl.SSLError):
+            post_tls(host, name, issuer())
+        assert not renews(host)
+
+    change()
+    for host, name in balancers.items():
+        assert post_tls(host, name, issuer())[0] == 200
+        assert serial(host, name) == before[name]
+        assert renews(host)
+
+    change(test_authority="14001")
+    for host, name in balancers.items():
+        assert post_tls(host, name, issuer(1))[0] == 200
+        with pytest.raises(ssl.SSLError):
+            post_tls(host, name, issuer())
+
+    # The old name's lineage is gone, and a late renewal of it puts nothing back.
+    for host in balancers:
+        with host.sudo():
+            host.check_output("cp -a /etc/letsencrypt /root/before")
+    change(test_name="new-")
+    for host, name in balancers.items():
+        assert post_tls(host, f"new-{name}", issuer())[0] == 200
+        with host.sudo():
+            assert host.check_output("ls /etc/letsencrypt/renewal") == f"new-{name}.conf"
+            host.check_output("RENEWED_LINEAGE=/root/before/live/%s clawdbot-certificate", name)
+        assert post_tls(host, f"new-{name}", issuer())[0] == 200
+
+    change(test_kind="provided")
+    for host in balancers:
+        assert post_tls(host, "bot.test", (EPHEMERAL / "first.pem").read_text())[0] == 200
+        assert not renews(host)
+
+    change(test_kind="selfsigned")
+    for host, name in balancers.items():
+        assert post_tls(host, name, served(host, name))[0] == 200
+
+    change()
+    for host, name in balancers.items():
+        assert post_tls(host, name, issuer())[0] == 200
