@@ -396,6 +396,6 @@ def test_every_alert_has_a_runbook(host: Host) -> None:
     pages = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"], "docs/runbooks")
     for name, rule in rules(host).items():
         assert rule["annotations"].keys() == {"summary", "summary_zh", "value", "runbook_url"}
-        assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks/{name}.md")
+        assert rule["annotations"]["runbook_url"] == f"runbooks/{name}.md"
         assert (pages / f"{name}.md").is_file(), name
     assert {page.stem for page in pages.glob("*.md")} - {"README"} == set(rules(host))

@@ -133,6 +133,21 @@ def test_dashboard_asks_for_a_password(host: Host) -> None:
     assert [status(host, path, right) for path in ("/", ask)] == ["200", "200"]
 
 
+def test_dashboard_has_the_runbooks_it_links_to(host: Host) -> None:
+    """The links of the alerts are relative to the page."""
+    right = f"-u operator:{secret('password')}"
+    groups = api(host, "rules?type=alert")["groups"]
+    links = {rule["name"]: rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
+    assert links
+    for name, link in links.items():
+        page = host.check_output(f"curl -sSf {right} 'http://{address(host)}:9095/{link}'")
+        runbook = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"], f"docs/runbooks/{name}.md").read_text("utf-8")
+        assert page.strip() == runbook.strip()
+    assert status(host, "/runbooks/HighCpu.md") == "401"
+    kind = f"curl -sS -o /dev/null -w '%{{content_type}}' {right} 'http://{address(host)}:9095/runbooks/HighCpu.md'"
+    assert host.check_output(kind) == "text/plain; charset=utf-8"
+
+
 def test_dashboard_opens_nothing_else_of_prometheus(host: Host) -> None:
     right = f"-u operator:{secret('password')}"
     for path in ("/metrics", "/api/v1/status/config", "/api/v1/admin/tsdb/snapshot", "/-/reload", "/classic/targets"):
