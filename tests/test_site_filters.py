@@ -1,7 +1,13 @@
 """Addresses and firewall rules follow the inventory."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 import site_inventory as site
+import yaml
+
+PLAYBOOKS = Path(__file__).resolve().parents[1] / "playbooks"
 
 GROUPS = {"loadbalancer": ["lb1"], "clawdbot": ["app1", "app2"], "redis": ["app2"], "elsewhere": ["x"]}
 HOSTVARS = {
@@ -92,3 +98,25 @@ def test_the_port_through_which_others_are_reached_is_known(arguments: str, port
     hosts = {"bastion": {"ansible_host": "203.0.113.5"}, "app1": {"ansible_ssh_common_args": arguments}}
     assert site.site_jump_ports("bastion", hosts) == ports
     assert site.site_jump_ports("app1", hosts) == []
+
+
+BATCHES = [(0, 25, 1), (4, 25, 4), (25, 25, 25), (26, 25, 13), (300, 25, 25), (301, 25, 24), (500, 5, 5)]
+
+
+@pytest.mark.parametrize(("hosts", "forks", "batch"), BATCHES)
+def test_no_host_waits_for_others_between_change_and_proof(hosts: int, forks: int, batch: int) -> None:
+    assert site.site_batch([str(number) for number in range(hosts)], forks) == batch
+
+
+def test_safety_timers_hold_however_many_hosts_there_are(tmp_path: Path) -> None:
+    """The play Harden with other tasks: what one batch has loaded is confirmed before the next one loads."""
+    plays = yaml.safe_load((PLAYBOOKS / "harden.yml").read_text("utf-8"))
+    harden = next(play for play in plays if play["name"] == "Harden")
+    tasks = [{"name": step, "ansible.builtin.debug": {"msg": ""}} for step in ("Load", "Confirm")]
+    play = {"hosts": harden["hosts"], "gather_facts": False, "serial": harden["serial"], "tasks": tasks}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), "utf-8")
+    (tmp_path / "hosts").write_text("[clawdbot]\n" + "".join(f"node{number}\n" for number in range(24)), "utf-8")
+    command = ["ansible-playbook", "--forks", "10", "--inventory", str(tmp_path / "hosts"), str(tmp_path / "play.yml")]
+    run = subprocess.run(command, cwd=PLAYBOOKS.parent, capture_output=True, text=True, check=True)
+    tasks_run = run.stdout.split("TASK [")[1:]
+    assert [(task.split("]")[0], task.count("ok: ")) for task in tasks_run] == [("Load", 8), ("Confirm", 8)] * 3

@@ -8,8 +8,9 @@ the inventory, and the host itself said which it is when the run logged in (``ss
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
@@ -188,6 +189,20 @@ def worded(value: object, no: str = "no", yes: str = "yes") -> str:
     return yes if text.lower() in ("yes", "on", "true") else text
 
 
+def site_batch(hosts: Collection[str], forks: int) -> int:
+    """How many hosts do their tasks together, so that none waits for others between a change and its proof.
+
+    Args:
+        hosts: all that take part.
+        forks: hosts that the controller serves at once.
+
+    Returns:
+        At most ``forks``; batches are equally long, because a batch of one that fails would end the whole run.
+    """
+    rounds = max(1, math.ceil(len(hosts) / max(1, int(forks))))
+    return max(1, math.ceil(len(hosts) / rounds))
+
+
 class FilterModule:
     """Entry point for Ansible."""
 
@@ -205,4 +220,5 @@ class FilterModule:
             "site_certificate": site_certificate,
             "site_url": site_url,
             "worded": worded,
+            "site_batch": site_batch,
         }

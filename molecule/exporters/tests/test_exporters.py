@@ -1,8 +1,12 @@
 """The exporters report what they watch, on the one address they were given."""
 
+from pathlib import Path
+
 import pytest
+from again import converge
 from testinfra.host import Host
 
+CONVERGE = Path(__file__).parents[1] / "converge.yml"
 PORTS = {"node": 9100, "nginx": 9113, "redis": 9121}
 
 
@@ -53,3 +57,24 @@ def test_blackbox_probes(host: Host) -> None:
     probe = "http://127.0.0.1:9115/probe?module=public&target="
     assert "probe_success 1" in host.check_output(f"curl -sSf '{probe}http://127.0.0.1/'")
     assert "probe_success 0" in host.check_output(f"curl -sSf '{probe}http://127.0.0.1/missing'")
+
+
+def test_arguments_that_were_written_but_not_taken_are_taken_by_the_next_run(host: Host) -> None:
+    name, more = host.backend.get_hostname(), ["cron"]
+    task = "exporters : Run these exporters with this configuration, now and at boot, and no others"
+    arguments = "tr '\\0' ' ' </proc/$(systemctl show --property MainPID --value prometheus-node-exporter)/cmdline"
+    run = converge(CONVERGE, name, task, exporters_extra_units=more)
+    assert run.returncode == -9, run.stdout[-3000:]
+    assert "cron" not in host.check_output(arguments)
+    assert converge(CONVERGE, name, exporters_extra_units=more).returncode == 0
+    assert "cron" in host.check_output(arguments)
+
+
+def test_exporter_that_is_taken_off_the_list_rests(host: Host) -> None:
+    name = host.backend.get_hostname()
+    assert converge(CONVERGE, name, exporters_enabled=["node"]).returncode == 0
+    for exporter in ("nginx", "redis", "blackbox"):
+        assert not host.service(f"prometheus-{exporter}-exporter").is_running
+        assert not host.service(f"prometheus-{exporter}-exporter").is_enabled
+    assert converge(CONVERGE, name).returncode == 0
+    assert host.service("prometheus-redis-exporter").is_running

@@ -1,9 +1,12 @@
 """The jails live, count what they should, and ban in the kernel; attacks from outside are in the scenario harden."""
 
 import time
+from pathlib import Path
 
+from again import converge
 from testinfra.host import Host
 
+CONVERGE = Path(__file__).parents[1] / "converge.yml"
 LOG = "/var/log/nginx/access.log"
 JAIL = "clawdbot-callback"
 
@@ -85,3 +88,40 @@ def test_second_ban_is_longer(host: Host) -> None:
     write(host, *[line("198.51.100.50")] * 20)
     assert wait_for_ban(host, "198.51.100.50")
     assert seconds() >= 2 * first
+
+
+def test_who_had_a_callback_accepted_is_not_banned(host: Host) -> None:
+    """A platform, or a balancer of the cloud in front of Nginx: a wrong secret on our side must not shut it out."""
+    write(host, line("198.51.100.70", status=200), *[line("198.51.100.70")] * 40)
+    # What looks like it is no proof: another address that ends the same, and a forged line.
+    write(host, *[line("8.51.100.70")] * 20)
+    assert wait_for_ban(host, "8.51.100.70")
+    assert not banned(host, "198.51.100.70")
+
+
+def test_balancers_of_clouds_are_not_banned(host: Host) -> None:
+    write(host, *[line("100.125.3.4")] * 40, *[line("198.51.100.71")] * 20)
+    assert wait_for_ban(host, "198.51.100.71")
+    assert not banned(host, "100.125.3.4")
+
+
+def test_refused_callbacks_are_forgiven_soon(host: Host) -> None:
+    assert host.check_output(f"sudo fail2ban-client get {JAIL} bantime") in ("10", "60")
+    assert int(host.check_output(f"sudo fail2ban-client get {JAIL} bantime.maxtime")) <= 300
+
+
+def test_jails_that_were_written_but_not_loaded_are_loaded_by_the_next_run(host: Host) -> None:
+    name, jails = host.backend.get_hostname(), [{"name": "recidive", "enabled": "true", "maxretry": 6}]
+    run = converge(CONVERGE, name, "fail2ban : Bring the jails into force", fail2ban_extra_jails=jails)
+    assert run.returncode == -9, run.stdout[-3000:]
+    assert host.check_output("sudo fail2ban-client get recidive maxretry") == "5"
+    assert converge(CONVERGE, name, fail2ban_extra_jails=jails).returncode == 0
+    assert host.check_output("sudo fail2ban-client get recidive maxretry") == "6"
+
+
+def test_last_jail_of_the_list_goes(host: Host) -> None:
+    name = host.backend.get_hostname()
+    assert converge(CONVERGE, name, fail2ban_extra_jails=[]).returncode == 0
+    assert "recidive" not in host.check_output("sudo fail2ban-client status")
+    assert converge(CONVERGE, name).returncode == 0
+    assert "recidive" in host.check_output("sudo fail2ban-client status")

@@ -3,11 +3,14 @@
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 import testinfra
+from again import converge
 from testinfra.host import Host
 
+CONVERGE = Path(__file__).parents[1] / "converge.yml"
 SERVERS = ("firewall-debian12", "firewall-debian13")
 FRIEND_V6 = "fd00:c1a3:d808::f00d"
 LISTENERS = (80, 18789, 6379)
@@ -124,9 +127,120 @@ def test_published_container_ports_follow_the_same_policy(host: Host) -> None:
         host.run("ip netns delete box; nft delete table ip publish")
 
 
-def test_rules_come_back_after_a_reboot(host: Host) -> None:
+NAT = (
+    "table ip bastion { chain out { type nat hook postrouting priority srcnat;"
+    " oifname eth0 ip saddr 10.99.0.0/24 masquerade; }; }"
+)
+
+
+def as_it_was_before(host: Host) -> None:
+    """A server that this role has never seen."""
+    host.check_output(
+        "systemctl disable -q --now nftables; nft delete table inet clawdbot; rm -rf /var/lib/clawdbot/firewall"
+        " /etc/systemd/system/nftables.service.d /etc/nftables.kept /etc/nftables.conf*; systemctl daemon-reload"
+    )
+
+
+def restarted(host: Host) -> None:
     name = host.backend.get_pytest_id().removeprefix("docker://")
     subprocess.run(["docker", "restart", "--time", "20", name], check=True, capture_output=True)
     up = "for i in $(seq 30); do systemctl is-active -q nftables && exit; sleep 1; done; exit 1"
     assert host.run(up).rc == 0
+
+
+def again(host: Host) -> str:
+    run = converge(CONVERGE, host.backend.get_pytest_id().removeprefix("docker://clawdbot-"))
+    assert run.returncode == 0, run.stdout[-3000:]
+    return " ".join(run.stdout.split())
+
+
+def test_own_rules_are_named_and_address_translation_outlives_a_reboot(host: Host) -> None:
+    as_it_was_before(host)
+    target = address(host, 4)
+    host.check_output(f"install -d /etc/nftables.d; echo '{NAT}' >/etc/nftables.d/nat.nft")
+    host.check_output(
+        "printf '%s\n' '#!/usr/sbin/nft -f' 'flush ruleset' 'include \"/etc/nftables.d/*.nft\"'"
+        " 'table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept;"
+        " ct state established accept; tcp dport 22 accept; }; chain forward { type filter hook forward priority 0;"
+        ' oifname "nowhere" drop; }; }\' >/etc/nftables.conf; systemctl enable -q --now nftables'
+    )
+    before = host.check_output("cat /etc/nftables.conf")
+    assert not reaches(client("stranger"), target, 80)
+    said = again(host)
+    assert "/etc/nftables.conf.before-clawdbot" in said
+    assert "table ip bastion" in said
+    assert host.check_output("cat /etc/nftables.conf.before-clawdbot") == before
+    assert reaches(client("stranger"), target, 80), "only one place says who may come in"
+    for _ in ("now", "after a reload", "after a restart", "after a reboot"):
+        rules = host.check_output("nft list ruleset")
+        assert rules.count("masquerade") == 1
+        assert rules.count('oifname "nowhere" drop') == 1
+        assert "policy drop" in host.check_output("nft list chain inet clawdbot input")
+        host.check_output(
+            {"now": "systemctl reload nftables", "after a reload": "systemctl restart nftables"}.get(_, ":")
+        )
+        if _ == "after a restart":
+            restarted(host)
+    assert "changed=0" in again(host)
+
+
+def test_ufw_is_named_and_gives_way(host: Host) -> None:
+    as_it_was_before(host)
+    target = address(host, 4)
+    host.check_output("DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends ufw")
+    host.check_output(
+        "printf '*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -s 10.99.0.0/24 -o eth0 -j MASQUERADE\nCOMMIT\n'"
+        " >>/etc/ufw/before.rules; ufw allow 22/tcp; ufw --force enable"
+    )
+    assert not reaches(client("stranger"), target, 80)
+    said = again(host)
+    assert "ufw is off" in said
+    assert "22/tcp" in host.check_output("ufw show added")
+    assert reaches(client("stranger"), target, 80)
+    restarted(host)
+    assert "masquerade" in host.check_output("nft list table ip ufw_nat")
+    assert "policy drop" in host.check_output("nft list chain inet clawdbot input")
+    assert host.run("iptables -S INPUT").stdout.strip() in ("-P INPUT ACCEPT", "")
+    assert "changed=0" in again(host)
+    host.check_output("DEBIAN_FRONTEND=noninteractive apt-get purge -qq -y ufw")
+
+
+def test_rules_that_lock_us_out_bring_ufw_back(host: Host) -> None:
+    as_it_was_before(host)
+    host.check_output("DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends ufw")
+    host.check_output("ufw allow 22/tcp; ufw --force enable")
+    name = host.backend.get_pytest_id().removeprefix("docker://clawdbot-")
+    run = converge(CONVERGE, name, firewall_rollback_after=15, firewall_extra_rules=["tcp dport 22 drop"])
+    assert run.returncode != 0
+    assert "Status: active" in host.check_output("ufw status")
+    assert host.run("nft list table inet clawdbot").rc != 0
+    host.check_output("ufw --force disable; DEBIAN_FRONTEND=noninteractive apt-get purge -qq -y ufw")
+    assert "changed=" in again(host)
+
+
+def test_switches_that_listen_in_are_answered(host: Host) -> None:
+    """Multicast listener queries; without an answer a switch forgets who listens, and IPv6 goes away after minutes."""
+    count = "nft list chain inet clawdbot input | sed -n 's/.*counter packets \\([0-9]*\\) .*dropped.*/\\1/p'"
+    query = (
+        "import socket, struct\n"
+        "s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)\n"
+        "s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)\n"
+        "scope = socket.if_nametoindex('eth0')\n"
+        "for _ in range(20):\n"
+        "    s.sendto(struct.pack('!BBHHH16s', 130, 0, 0, 1000, 0, b''), ('ff02::1', 0, 0, scope))\n"
+    )
+    before = int(host.check_output(count))
+    client("stranger").check_output("python3 -c %s", query)
+    assert int(host.check_output(count)) - before < 20
+
+
+def test_address_of_the_controller_is_not_counted_and_not_written_down(host: Host) -> None:
+    controller = next(
+        word for word in host.check_output("nft list set inet clawdbot controller_4").split() if word.count(".") == 3
+    )
+    assert controller not in host.check_output("cat /etc/nftables.conf")
+
+
+def test_rules_come_back_after_a_reboot(host: Host) -> None:
+    restarted(host)
     assert "policy drop" in host.check_output("nft list chain inet clawdbot input")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import testinfra
+import yaml
 from testinfra.host import Host
 
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
@@ -256,3 +258,51 @@ def test_rules_that_were_removed_by_hand_come_back() -> None:
     assert "policy drop" in machine("app").check_output("nft list chain inet clawdbot input")
     again = play("--limit", "clawdbot", "--tags", "firewall")
     assert changed(again) == {"harden-app": 0}, again.stdout
+
+
+def through_ssh(target: str, port: int) -> str:
+    """What comes back through ``ssh -W``, the same request as that of a tunnel (``-L``), from the host's own port."""
+    instances = yaml.safe_load(Path(os.environ["MOLECULE_INSTANCE_CONFIG"]).read_text("utf-8"))
+    how = next(instance for instance in instances if instance["instance"] == f"harden-{target}")
+    command = ["ssh", "-F", "none", "-i", how["identity_file"], "-p", str(SSH), "-W", f"127.0.0.1:{port}"]
+    command += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
+    command += [f"{how['user']}@{how['address']}"]
+    request = "GET / HTTP/1.0\r\n\r\n"
+    return subprocess.run(command, input=request, capture_output=True, text=True, check=False, timeout=30).stdout
+
+
+def test_the_dashboard_is_reached_as_documented_and_nothing_else_is() -> None:
+    for port in (9095, 9096):
+        machine("monitor").check_output(
+            f"systemd-run -q --collect --unit=page-{port} python3 -m http.server --bind 127.0.0.1 {port}"
+        )
+    assert wait_until(lambda: "200 OK" in through_ssh("monitor", 9095), 10)
+    assert through_ssh("monitor", 9096) == ""
+    machine("app").check_output("systemd-run -q --collect --unit=page python3 -m http.server --bind 127.0.0.1 9095")
+    assert through_ssh("app", 9095) == ""
+
+
+def test_a_run_from_elsewhere_changes_nothing_and_is_not_banned() -> None:
+    """A second administrator, a CI runner, a laptop with a new address: here one that comes through `outside`."""
+    outside, own = address("outside", 4), "nft list set inet clawdbot controller_4"
+    relay = "docker exec -i clawdbot-harden-outside bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & exec cat >&3'"
+    sockets = tempfile.mkdtemp(prefix="e", dir="/tmp")  # short: sockets allow no long path
+    options = f'-o ControlPath={sockets}/%C -o ProxyCommand="{relay}"'
+    run = play("--extra-vars", json.dumps({"ansible_ssh_extra_args": options}))
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert set(changed(run).values()) == {0}, run.stdout
+    for name in HARDENED:
+        assert outside in machine(name).check_output(own)
+        assert outside not in machine(name).check_output("cat /etc/nftables.conf /etc/fail2ban/jail.local")
+        assert outside not in machine(name).check_output("cat /etc/ssh/sshd_config.d/00-clawdbot.conf")
+    for _ in range(7):
+        machine("outside").run(
+            "timeout 10 sshpass -p wrong ssh -n -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+            f" -o PubkeyAuthentication=no -p {SSH} root@{address('redis', 4)} true"
+        )
+    assert wait_until(
+        lambda: "Total failed:\t0" not in machine("redis").check_output("fail2ban-client status sshd"), 10
+    )
+    assert machine("redis").check_output("fail2ban-client get sshd banip") == ""
+    for name in HARDENED:
+        machine(name).check_output(f"nft delete element inet clawdbot controller_4 '{{ {outside} }}'")

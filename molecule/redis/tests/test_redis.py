@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from again import converge
 from testinfra.host import Host
 
+CONVERGE = Path(__file__).parents[1] / "converge.yml"
 PASSWORD = (Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "redis_password").read_text().strip()
 
 # Eight connections write numbered keys, each as fast as it is acknowledged; after two seconds the server is killed.
@@ -124,6 +126,19 @@ def test_restored_dump_is_adopted(host: Host) -> None:
         host.check_output("systemctl restart redis-server")
     wait_for_redis(host)
     assert redis(host, "mget", "from", "after").split() == ["backup", "restore"]
+
+
+def test_settings_that_were_written_but_not_taken_are_taken_by_the_next_run(host: Host) -> None:
+    """The run dies between writing and restarting: the file is equal, and yet the next run restarts Redis."""
+    name, task = host.backend.get_hostname(), "redis : Run Redis with this configuration, now and at boot"
+    run = converge(CONVERGE, name, task, redis_maxmemory="13mb")
+    assert run.returncode == -9, run.stdout[-3000:]
+    assert redis(host, "config", "get", "maxmemory").split()[1] == str(12 << 20)
+    run = converge(CONVERGE, name, redis_maxmemory="13mb")
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert redis(host, "config", "get", "maxmemory").split()[1] == str(13 << 20)
+    assert "changed=0" in converge(CONVERGE, name, redis_maxmemory="13mb").stdout
+    assert converge(CONVERGE, name).returncode == 0
 
 
 def test_comes_back_however_often_it_dies(host: Host) -> None:

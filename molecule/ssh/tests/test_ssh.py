@@ -216,6 +216,98 @@ def test_administrators_come_and_go_but_never_the_one_in_use(tmp_path: Path) -> 
     assert "with which this run has logged in" in re.sub(r"\s+", " ", refused.stdout)
     refused = play(port, ssh_admins=[{"name": how["user"], "state": "absent"}])
     assert refused.returncode != 0
-    assert play(port, ssh_admins=[{"name": "ann", "state": "absent"}]).returncode == 0
+    # The last one of the list goes, and with her what the list has given her; then her account, while she is logged in.
+    refused = play(port, ssh_admins=[])
+    assert refused.returncode != 0
+    assert "no longer names" in re.sub(r"\s+", " ", refused.stdout)
+    assert all(may(name) for name in HOSTS)
+    for name in HOSTS:
+        machine(name).check_output(
+            f"sed -i '/^{how['user']} /d' /etc/sudoers.d/90-clawdbot-admins;"
+            " systemd-run -q --collect --unit=ann-at-work runuser -u ann -- sleep 600"
+        )
+    assert play(port, ssh_admins=[]).returncode == 0
     assert not any(may(name) for name in HOSTS)
+    assert all(not machine(name).file("/etc/sudoers.d/90-clawdbot-admins").exists for name in HOSTS)
+    for name in HOSTS:
+        machine(name).run("systemd-run -q --collect --unit=ann-at-home runuser -u ann -- sleep 600")
+    assert play(port, ssh_admins=[{"name": "ann", "state": "absent"}]).returncode == 0
+    assert not any(machine(name).user("ann").exists for name in HOSTS)
+    assert changes(play(port)) == [0, 0]
     assert all(can_log_in(name, port) for name in HOSTS)
+
+
+def test_configuration_without_include_is_read_as_well() -> None:
+    """As left by an upgrade from Debian 10; and what comes before an Include wins over it."""
+    old = current_port()
+    new = next(port for port in PORTS if port != old)
+    config = "/etc/ssh/sshd_config"
+    machine(HOSTS[0]).check_output(f"sed -i '/^Include/d; 1i PasswordAuthentication yes' {config}")
+    machine(HOSTS[1]).check_output(
+        f"sed -i '/^Include/d' {config} && printf 'PasswordAuthentication yes\nInclude /etc/ssh/sshd_config.d/*.conf\n'"
+        f" | cat - {config} >/root/new && mv /root/new {config}"
+    )
+    run = play(new)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert_settled(new)
+    for name in HOSTS:
+        settings = machine(name).check_output("sshd -T")
+        assert "passwordauthentication no" in settings
+        assert settings.splitlines().count(f"port {new}") == 1
+
+
+def test_keys_may_be_elsewhere() -> None:
+    """In a folder of root's, or known to a directory only; administrators' keys are written where sshd looks."""
+    port, how = current_port(), connection(HOSTS[0])
+    for name in HOSTS:
+        machine(name).check_output(
+            "install -d /etc/ssh/authorized_keys; cp ~debian/.ssh/authorized_keys /etc/ssh/authorized_keys/debian;"
+            " chmod 644 /etc/ssh/authorized_keys/debian; mv ~debian/.ssh ~debian/.ssh-away; groupdel ssh-login;"
+            " useradd --create-home carol; useradd --create-home dave;"
+            " printf '#!/bin/sh\n[ \"$1\" != carol ] || cat /etc/ssh/authorized_keys/debian\n' >/usr/local/bin/keys;"
+            " chmod 755 /usr/local/bin/keys;"
+            " printf 'AuthorizedKeysFile /etc/ssh/authorized_keys/%%u\nAuthorizedKeysCommand /usr/local/bin/keys\n"
+            "AuthorizedKeysCommandUser nobody\n' >/etc/ssh/sshd_config.d/10-keys.conf;"
+            " rm /etc/ssh/sshd_config.d/00-clawdbot.conf; systemctl reload ssh"
+        )
+    public = Path(how["identity_file"] + ".pub").read_text("utf-8").strip()
+    run = play(port, ssh_admins=[{"name": "erin", "keys": [public]}])
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert_settled(port)
+    for name in HOSTS:
+        members = machine(name).check_output("getent group ssh-login").rpartition(":")[2].split(",")
+        assert {"debian", "carol"} <= set(members)
+        assert "dave" not in members
+        for user in ("carol", "erin"):
+            command = ["ssh", "-n", "-F", "none", "-i", how["identity_file"], "-p", str(port), "-o", "BatchMode=yes"]
+            command += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+            command += [f"{user}@{connection(name)['address']}", "true"]
+            assert subprocess.run(command, capture_output=True, check=False).returncode == 0, user
+
+
+def test_known_host_keys_are_not_thrown_away(tmp_path: Path) -> None:
+    """A controller that knows only the ECDSA key is refused by the new settings: they are taken back, the key too."""
+    port, known = current_port(), tmp_path / "known_hosts"
+    run = play(port, ssh_host_keys=["ed25519", "rsa", "ecdsa"])
+    assert run.returncode == 0, run.stdout[-4000:]
+
+    def scan() -> str:
+        addresses = [connection(name)["address"] for name in HOSTS]
+        command = ["ssh-keyscan", "-p", str(port), "-t", "ecdsa", *addresses]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return "\n".join(sorted(line for line in shown.splitlines() if not line.startswith("#")))
+
+    before = scan()
+    assert before.count("ecdsa-sha2") == len(HOSTS)
+    known.write_text(before + "\n")
+    options = f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ControlPath=none"
+    run = play(port, ansible_ssh_common_args=options, ansible_host_key_checking=True)
+    assert run.returncode != 0
+    assert "was taken back" in run.stdout
+    assert "ssh_host_keys" in run.stdout
+    assert scan() == before
+    assert_settled(port)
+    assert play(port).returncode == 0
+    assert scan() == ""
+    for name in HOSTS:
+        assert machine(name).file("/etc/ssh/ssh_host_ecdsa_key").exists

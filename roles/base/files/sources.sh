@@ -1,20 +1,35 @@
 #!/bin/sh
-# Runs on the host and changes nothing: waits for cloud-init, then says the release's code name; where apt knows no source of them, "no security
-# updates"; where an installation was cut off, "interrupted".
+# Runs on the host and changes nothing: waits for cloud-init, then says the release's code name; "no security updates" where the sources
+# the host came with have none; "ours: FILE" for what the role has written; "interrupted" where an installation was cut off; and what went
+# wrong with cloud-init after "cloud-init: ".
 if command -v cloud-init >/dev/null; then
-    timeout 600 cloud-init status --wait
-    case $? in
+    timeout 600 cloud-init status --wait >/dev/null || outcome=$?
+    case ${outcome-0} in
         0 | 2) ;; # done; done with complaints
-        *)
-            cloud-init status --long >&2
+        124)
+            echo 'cloud-init is still at work after ten minutes; look into "cloud-init status --long" and /var/log/cloud-init.log' >&2
             exit 1
             ;;
+        *) failure=$(cloud-init status --long | tr '\n' ' ') ;; # one of its modules; the host may be as it should for all that
     esac
 fi
 # shellcheck source=/dev/null
 . /etc/os-release
 echo "$VERSION_CODENAME"
-cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
-    grep -qE '^[^#]*-security' || echo 'no security updates'
+[ -z "${failure-}" ] || echo "cloud-init: $failure"
+own=/etc/apt/sources.list.d/clawdbot
+set -- /etc/apt/sources.list* /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.disabled
+for list; do
+    case $list in "$own"*) ;; *) [ ! -f "$list" ] || cat "$list" ;; esac
+done | grep -qE '^[^#]*-security' || echo 'no security updates'
+for list in "$own".sources "$own"-security.list; do
+    [ ! -e "$list" ] || echo "ours: $list"
+done
+for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do
+    [ -s "$list" ] || [ ! -e "$list.disabled" ] || echo "ours: $list.disabled"
+done
+for index in /etc/pip.conf /etc/npmrc; do
+    ! grep -qsF 'Ansible managed: role base' "$index" || echo "ours: $index"
+done
 # Where dpkg keeps what it has not finished writing down, and packages that are half there.
 [ -z "$(ls /var/lib/dpkg/updates)$(dpkg --audit)" ] || echo interrupted

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Runs on the host, as root. Argument "mirror": the sources the host came with are set aside.
-if [ "$1" = mirror ]; then
-    for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do
+# Runs on the host, as root: with a mirror the sources the host came with are set aside, without one they are back.
+for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do
+    if [ -e /etc/apt/sources.list.d/clawdbot.sources ]; then
         [ ! -s "$list" ] || mv "$list" "$list.disabled"
-    done
-fi
+    elif [ ! -s "$list" ] && [ -e "$list.disabled" ]; then
+        mv "$list.disabled" "$list"
+    fi
+done
 apt-get --quiet -o DPkg::Lock::Timeout=300 update

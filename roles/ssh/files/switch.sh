@@ -1,9 +1,10 @@
 #!/bin/sh
 # Runs on the host, as root: puts the drop-in given on standard input in force, so that sshd listens on the given ports.
 # The host goes back to its present state by itself unless clawdbot-ssh-rollback.timer is stopped in time.
-# Arguments: seconds until then; the group of those who may log in, or nothing; the ports.
-patience=$1 group=$2
-shift 2
+# Arguments: seconds until then; the group of those who may log in, or nothing; the user of this run; the types of host keys, as one
+# word; the ports.
+patience=$1 group=$2 own_user=$3 key_types=$4
+shift 4
 saved=/var/lib/clawdbot/ssh
 drop_in=/etc/ssh/sshd_config.d/00-clawdbot.conf
 
@@ -12,7 +13,7 @@ while systemctl is-active --quiet clawdbot-ssh-rollback.service; do sleep 0.2; d
 rm -rf "$saved"
 install -d -m 0700 "$saved"
 install -d -m 0755 /etc/ssh/sshd_config.d
-cp -a /etc/ssh/sshd_config /etc/ssh/sshd_config.d "$saved/"
+cp -a /etc/ssh "$saved/etc"
 if systemctl is-active --quiet ssh.socket; then
     start='systemctl stop ssh.service; systemctl disable ssh.service; systemctl enable --now ssh.socket'
 else
@@ -20,9 +21,8 @@ else
 fi
 cat >"$saved/rollback" <<END
 set -eu
-cp -a $saved/sshd_config /etc/ssh/sshd_config
 rm -rf /etc/ssh/sshd_config.d
-cp -a $saved/sshd_config.d /etc/ssh/sshd_config.d
+cp -a $saved/etc/. /etc/ssh
 $start
 rm -f $saved/rollback
 END
@@ -41,21 +41,52 @@ mv "$drop_in.new" "$drop_in"
 find /etc/ssh/sshd_config /etc/ssh/sshd_config.d -name '*config' -o -name '*.conf' ! -path "$drop_in" | while read -r file; do
     grep -qiE '^[[:space:]]*port[[:space:]=]' "$file" && sed -i -E 's/^([[:space:]]*port[[:space:]=])/#\1/I' "$file"
 done || true # the last file has no such line
-# Whoever can log in when the group is made belongs to it.
-if [ -n "$group" ] && ! getent group "$group" >/dev/null; then
-    groupadd --system "$group"
-    getent passwd | while IFS=: read -r user _ _ _ _ home _; do
-        [ ! -s "$home/.ssh/authorized_keys" ] || usermod --append --groups "$group" "$user"
+# The first value of an option wins, so our file has to be read before all else. A file that came from an older release may not read the
+# folder at all; then nothing but our file is added.
+first=$(sed -nE '/^[[:space:]]*(#|$)/d; p; q' /etc/ssh/sshd_config)
+include='^[[:space:]]*[Ii]nclude[[:space:]].*/etc/ssh/sshd_config[.]d/'
+if ! echo "$first" | grep -qE "$include"; then
+    line=$(grep -E "$include" /etc/ssh/sshd_config | head -n 1 || true)
+    [ -z "$line" ] || sed -i -E "\@$include@d" /etc/ssh/sshd_config
+    sed -i "1i ${line:-Include $drop_in}" /etc/ssh/sshd_config
+fi
+# No known key is thrown away: what is not offered any more is still there. An RSA key that is too short makes way for a longer one.
+rsa=/etc/ssh/ssh_host_rsa_key
+if [ -e "$rsa" ] && [ "$(ssh-keygen -lf "$rsa" | cut -d' ' -f1)" -lt 3072 ]; then
+    mv "$rsa" "$rsa.short"
+    mv "$rsa.pub" "$rsa.pub.short"
+fi
+for type in $key_types; do
+    key=/etc/ssh/ssh_host_${type}_key
+    case $type in rsa) bits=4096 ;; *) bits=256 ;; esac
+    [ -e "$key" ] || ssh-keygen -q -t "$type" -b "$bits" -N '' -f "$key"
+done
+# Whoever can log in when the group is made belongs to it, wherever the keys are; and this run's user in any case.
+has_key() { # user, home
+    settings=$(sshd -T -C "user=$1,host=localhost,addr=127.0.0.1" 2>/dev/null) || return 1
+    fill() { printf %s "$3" | sed "s|%h|$2|g; s|%u|$1|g; s|%U|$(id -u "$1")|g; s|%%|%|g"; }
+    for pattern in $(echo "$settings" | sed -n 's/^authorizedkeysfile //p'); do
+        file=$(fill "$1" "$2" "$pattern")
+        case $file in /*) ;; *) file=$2/$file ;; esac
+        [ ! -s "$file" ] || return 0
     done
+    command=$(echo "$settings" | sed -n 's/^authorizedkeyscommand //p')
+    asker=$(echo "$settings" | sed -n 's/^authorizedkeyscommanduser //p')
+    case $command in '' | none) return 1 ;; *%*) ;; *) command="$command %u" ;; esac
+    [ -n "$(runuser -u "$asker" -- sh -c "$(fill "$1" "$2" "$command")" </dev/null 2>/dev/null)" ]
+}
+install -d -m 0755 /run/sshd # absent while sshd waits for its socket, and then it tells nothing
+if [ -n "$group" ]; then
+    if ! getent group "$group" >/dev/null; then
+        groupadd --system "$group"
+        # Accounts of a directory are not listed, but those that came by are known.
+        { getent passwd | cut -d: -f1; last -w 2>/dev/null | cut -d' ' -f1; } | sort -u | while read -r user; do
+            home=$(getent passwd "$user" | cut -d: -f6)
+            [ -z "$home" ] || ! has_key "$user" "$home" || gpasswd --add "$user" "$group" >/dev/null
+        done
+    fi
+    id -nG "$own_user" | tr ' ' '\n' | grep -qxF "$group" || gpasswd --add "$own_user" "$group" >/dev/null
 fi
-# What is too weak to be offered is not kept either.
-rm -f /etc/ssh/ssh_host_dsa_key* /etc/ssh/ssh_host_ecdsa_key*
-if [ -e /etc/ssh/ssh_host_rsa_key ] && [ "$(ssh-keygen -lf /etc/ssh/ssh_host_rsa_key | cut -d' ' -f1)" -lt 3072 ]; then
-    rm -f /etc/ssh/ssh_host_rsa_key*
-fi
-[ -e /etc/ssh/ssh_host_ed25519_key ] || ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key
-[ -e /etc/ssh/ssh_host_rsa_key ] || ssh-keygen -q -t rsa -b 4096 -N '' -f /etc/ssh/ssh_host_rsa_key
-install -d -m 0755 /run/sshd # absent while sshd waits for its socket, and then the next line fails
 sshd -t
 
 # ssh.socket knows nothing of "Port"; sessions outlive the change. systemd may lose track of an sshd that runs while the unit
