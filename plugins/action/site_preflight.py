@@ -208,7 +208,8 @@ class Plays:
     def cure(self, name: str) -> str:
         """What to write instead of ``name``."""
         role, _, rest = name.partition("_")
-        others = [*self._roots(name, {name}), *({f"{role}_extra_{rest}"} & set(self.options))]
+        # How the groups are called is no other value of it.
+        others = [*self._roots(name, {name, "site_group_names"}), *({f"{role}_extra_{rest}"} & set(self.options))]
         said = "the plays set it, so what is written here has no effect; "
         return said + (f"write {' or '.join(others)}" if others else "take it out")
 
@@ -284,9 +285,11 @@ class Preflight:
         specs: Mapping[str, Spec],
         sources: Sources,
         package: Path = PACKAGE,
+        group_names: Mapping[str, str] | None = None,
     ) -> None:
         """Take what is checked."""
         self.groups = groups
+        self.group_names = dict(group_names or {})
         self.hosts = hosts
         self.specs = specs
         self.sources = sources
@@ -320,17 +323,25 @@ class Preflight:
     def check_groups(self) -> None:
         """Every group that is there has hosts, and those that are needed are there."""
         inventory = str(relative(self.sources.roots[0])) if self.sources.roots else "inventory"
+        for group in self.group_names.keys() - GROUPS.keys():
+            self.add("site_group_names", f"there is no group {group!r} to rename; ours are {', '.join(GROUPS)}")
         for group, needed in GROUPS.items():
+            name = self.group_names.get(group, group)
             if group not in self.groups:
-                if needed:
-                    self.add(group, "the group is missing; add it with at least one host", place=inventory)
+                if group in self.group_names and name:
+                    self.add("site_group_names", f"{group}: the inventory has no group {name!r}")
+                elif needed:
+                    self.add(name or group, "the group is missing; add it with at least one host", place=inventory)
             elif not self.groups[group]:
                 hint = "add a host" if needed else "add a host, or remove the group to do without it"
-                self.add(group, f"the group is empty; {hint}")
+                self.add(name, f"the group is empty; {hint}")
+        for host, variables in self.hosts.items():
+            if variables.get("site_group_names", {}) != self.group_names:
+                self.add("site_group_names", "has to be the same for all hosts; write it into group_vars/all", host)
         several = self.groups.get("redis", [])
         if len(several) > 1:
             self.add(
-                "redis",
+                self.group_names.get("redis", "redis"),
                 f"the group has {len(several)} hosts ({', '.join(several)}), but one keeps queue and conversations, "
                 "and nothing copies them to another; leave that one",
             )
@@ -511,7 +522,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         variables = task_vars or {}
         self.validate_argument_spec({})
         specs = load_specs(PACKAGE / "roles")
-        groups = {group: list(variables["groups"].get(group, [])) for group in GROUPS if group in variables["groups"]}
+        group_names = self._group_names(variables)
+        groups = {
+            group: list(variables["groups"][name])
+            for group in GROUPS
+            if (name := group_names.get(group, group)) in variables["groups"]
+        }
         names = dict.fromkeys(host for members in groups.values() for host in members)
         hosts = {host: self._inventory_variables(host, variables["hostvars"], specs) for host in names}
         sources = Sources(
@@ -520,7 +536,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
             extra=load_extra_vars(self._loader),
             read=self._loader.get_text_file_contents,
         )
-        preflight = Preflight(groups, hosts, specs, sources)
+        preflight = Preflight(groups, hosts, specs, sources, group_names=group_names)
         findings = preflight.run()
         result["changed"] = False
         if preflight.warnings:
@@ -536,6 +552,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
                 lines.append(f"make secrets INVENTORY={inventory} writes the secrets that nobody else has to issue.")
             result["msg"] = "\n".join(lines)
         return result
+
+    def _group_names(self, variables: Mapping[str, Any]) -> dict[str, str]:
+        """What the inventory calls our groups, as the plays will read it: from the first host of all."""
+        everybody = variables["groups"]["all"]
+        raw = variables["hostvars"].raw_get(everybody[0]) if everybody else {}
+        names = Templar(loader=self._loader, variables=raw).template(raw.get("site_group_names", {}))
+        return {str(group): str(name) for group, name in names.items()} if isinstance(names, Mapping) else {}
 
     def _inventory_variables(self, host: str, hostvars: Any, specs: Mapping[str, Spec]) -> dict[str, Any]:
         """Variables that look like ours or concern addresses, templated one by one."""

@@ -17,6 +17,7 @@ from typing import Any
 from ansible.executor.task_queue_manager import TaskQueueManager
 from ansible.playbook.play import Play
 from ansible.plugins.callback import CallbackBase
+from ansible.vars.hostvars import HostVars
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible is not typed
@@ -32,8 +33,12 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible is not type
         self._passwords: dict[str, str | None] = {}
         self._note: dict[str, Any] = {}
 
-    def v2_playbook_on_start(self, playbook: Any) -> None:  # noqa: ARG002  # Ansible's interface
+    def v2_playbook_on_start(self, playbook: Any) -> None:
         """Free the note when the run is interrupted as well; Ansible's own handlers follow."""
+        # The hosts of the first play depend on the inventory's variables, too (`site_patterns`). Ansible makes
+        # ``hostvars`` with each play that begins, which is too late for the first one's.
+        manager = playbook.get_plays()[0].get_variable_manager()
+        HostVars(manager._inventory, manager, playbook._loader)
         run = os.getpid()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupted(run, signal.getsignal(number)))

@@ -83,10 +83,44 @@ def site_jump_ports(host: str, hostvars: HostVars) -> list[int]:
     return list(dict.fromkeys(ports))
 
 
-def site_groups(groups: Mapping[str, list[str]], leaving: Iterable[str]) -> dict[str, list[str]]:
-    """The four groups without the nodes that are ``leaving``; a group that the inventory does not have is empty."""
+def site_groups(
+    groups: Mapping[str, list[str]], leaving: Iterable[str], names: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """The four groups without the nodes that are ``leaving``; a group that the inventory does not have is empty.
+
+    Args:
+        groups: Ansible's ``groups``.
+        leaving: names of hosts.
+        names: ``site_group_names``, what the inventory calls our groups.
+    """
     gone = set(leaving)
-    return {group: [host for host in groups.get(group, []) if host not in gone] for group in SITE_GROUPS}
+    return {
+        group: [host for host in groups.get(names.get(group, group), []) if host not in gone] for group in SITE_GROUPS
+    }
+
+
+def site_groups_of(groups: Mapping[str, list[str]], host: str) -> list[str]:
+    """Which of the four groups, as `site_groups` gives them, a host is in."""
+    return [group for group in SITE_GROUPS if host in groups[group]]
+
+
+def site_patterns(groups: Mapping[str, list[str]], hostvars: HostVars) -> dict[str, str]:
+    """Patterns for ``hosts`` of a play, which is read before there is a host, and so before ``site_group_names``.
+
+    Args:
+        groups: Ansible's ``groups``.
+        hostvars: Ansible's ``hostvars``; empty where the playbook is only looked at (``--list-hosts``).
+
+    Returns:
+        A pattern for each of the four groups, for all of them (``site``), and for all but the monitoring (``serving``).
+    """
+    variables: Mapping[str, Any] = hostvars[groups["all"][0]] if hostvars and groups["all"] else {}
+    names = {group: variables.get("site_group_names", {}).get(group, group) or "!all" for group in SITE_GROUPS}
+
+    def union(*members: str) -> str:
+        return ":".join(name for group in members if (name := names[group]) != "!all") or "!all"
+
+    return names | {"site": union(*SITE_GROUPS), "serving": union("loadbalancer", "clawdbot", "redis")}
 
 
 def site_hosts(groups: Mapping[str, list[str]]) -> list[str]:
@@ -214,6 +248,8 @@ class FilterModule:
             "site_own_address": site_own_address,
             "site_jump_ports": site_jump_ports,
             "site_groups": site_groups,
+            "site_groups_of": site_groups_of,
+            "site_patterns": site_patterns,
             "site_hosts": site_hosts,
             "site_firewall": site_firewall,
             "site_members": site_members,
