@@ -156,7 +156,7 @@ def test_what_has_to_run_always_does(tag: str) -> None:
     reached = {leaf.name for leaf in LEAVES if leaf.runs(tag)}
     assert reached >= {
         "Check groups, addresses, secrets and variables",
-        "Log in on the wanted, the last known or the standard port",
+        "Log in on the last known, the given, the wanted or the standard port",
         "Keep other runs out",
         "Check that every host runs a supported system",
         "Let the next run begin",
