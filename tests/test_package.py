@@ -104,3 +104,13 @@ def test_a_tasks_own_variables_hide_none_of_the_users(role: str) -> None:
             if not name.startswith((f"{role}_", f"__{role}_", "ansible_"))
         }
         assert not foreign, path
+
+
+def test_no_list_loses_its_order() -> None:
+    """Ansible makes a set of lists that it subtracts: which host is the first differs from run to run."""
+    files = [path for folder in ("roles", "playbooks") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    for path in files:
+        found = re.findall(
+            r"\|\s*(?:difference|intersect|union|symmetric_difference)\(", path.read_text("utf-8", "ignore")
+        )
+        assert not found, f"{path.relative_to(ROOT)}: use select('in', ...) or reject('in', ...)"
