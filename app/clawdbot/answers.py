@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Self
 
 import redis
 
-from clawdbot.message import Message
+from clawdbot.message import Message, Unreadable
 from clawdbot.sessions import Turn
-from clawdbot.store import DEDUP_SECONDS, key
+from clawdbot.store import dump_json, key
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,25 +29,49 @@ class Answer:
     turn: Turn | None = None
     forget: bool = False
 
+    def dump(self) -> str:
+        """Serialise. The release before refuses fields that it does not know, so this is still all: version 1."""
+        return dump_json({name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def load(cls, dumped: str) -> Self:
+        """Read back what `dump` wrote, in this release, one before or one after.
+
+        Raises:
+            Unreadable: it is none of these.
+        """
+        try:
+            fields = json.loads(dumped)
+            if fields.get("v", 1) != 1:
+                raise Unreadable("answer of another version", dumped)
+            turn = fields.get("turn")
+            return cls(
+                str(fields["text"]),
+                str(fields.get("outcome", "answered")),
+                None if turn is None else (str(turn[0]), str(turn[1])),
+                fields.get("forget") is True,
+            )
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            raise Unreadable(f"answer ({type(error).__name__})", dumped) from None
+
+
+def answer_key(message_key: str) -> str:
+    """Redis key of the decision on a message; it is there until the message is settled."""
+    return key("answer", message_key)
+
 
 class Answers:
     """The decisions that were made, whatever ``cache.yaml`` says: they are part of the promise "answered once"."""
 
     def __init__(self, client: redis.Redis) -> None:
-        """Keep them in Redis."""
+        """Read from Redis; `Queue.keep` writes."""
         self._client = client
 
     def find(self, message: Message) -> Answer | None:
-        """Return the answer that an earlier attempt decided on."""
-        found = self._client.get(key("answer", message.key))
-        if not found:
-            return None
-        fields = json.loads(str(found))
-        if fields["turn"] is not None:
-            fields["turn"] = tuple(fields["turn"])
-        return Answer(**fields)
+        """Return the answer that an earlier attempt decided on.
 
-    def keep(self, message: Message, answer: Answer) -> None:
-        """Remember the answer before it is sent."""
-        value = json.dumps(dataclasses.asdict(answer))
-        self._client.set(key("answer", message.key), value, ex=DEDUP_SECONDS)
+        Raises:
+            Unreadable: there is one, but in no format of ours.
+        """
+        found = self._client.get(answer_key(message.key))
+        return Answer.load(str(found)) if found else None

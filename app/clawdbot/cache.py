@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from clawdbot import metrics
-from clawdbot.store import key
+from clawdbot.store import dump_json, key
 
 
 class Cache:
@@ -25,10 +25,18 @@ class Cache:
         if not self.enabled:
             return None
         found = self.client.get(key("cache", kind, name))
-        metrics.CACHE.labels(kind, "hit" if found else "miss").inc()
-        return json.loads(str(found)) if found else None
+        try:
+            value = json.loads(str(found)) if found else None
+        except ValueError:
+            value = None
+        metrics.CACHE.labels(kind, "miss" if value is None else "hit").inc()
+        return value
 
     def remember(self, kind: str, name: str, value: Any) -> None:
         """Remember a JSON value for the configured time."""
-        if self.enabled:
-            self.client.set(key("cache", kind, name), json.dumps(value), ex=self.ttl)
+        if not self.enabled:
+            return
+        try:
+            self.client.set(key("cache", kind, name), dump_json(value), ex=self.ttl)
+        except redis.OutOfMemoryError:
+            metrics.CACHE.labels(kind, "full").inc()

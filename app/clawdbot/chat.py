@@ -5,21 +5,22 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
-from clawdbot import text, texts
+from clawdbot import http, text, texts
 from clawdbot.answers import Answer, Answers
 from clawdbot.cache import Cache
 from clawdbot.config import Settings
-from clawdbot.engine.queue import Queue
-from clawdbot.errors import Final, Retry
+from clawdbot.engine.queue import Hold, Queue
+from clawdbot.errors import Final, LeaseLost, Retry, Unsure
 from clawdbot.gathering import MOST_PICTURES, Gatherer
 from clawdbot.limits import Limiter, Rate
 from clawdbot.message import Message
 from clawdbot.models import prompt
 from clawdbot.models.client import Model, Question, Reply
-from clawdbot.platforms.base import APOLOGY_PART, Sender
-from clawdbot.sent import Sent
+from clawdbot.platforms.base import Sender
+from clawdbot.sent import APOLOGY, PATIENCE, SENT, UNSURE, Sent
 from clawdbot.sessions import Sessions
 
 log = logging.getLogger(__name__)
@@ -52,30 +53,40 @@ class Chat:
         self._limiter = limiter
         self._queue = queue
 
-    def handle(self, message: Message, still_ours: Callable[[], None]) -> Answer:
+    def handle(self, message: Message, hold: Hold, patience: AbstractContextManager[object]) -> Answer:
         """Answer ``message``.
 
         Args:
             message: the user's message.
-            still_ours: raises `LeaseLost` if another worker took over.
+            hold: the lease under which this happens.
+            patience: is entered while the answer is made.
 
         Raises:
             Retry: try again later.
             Final: give up.
+            LeaseLost: another worker took over.
+            Unreadable: an earlier attempt kept an answer that is none.
         """
         platform = self._platform(message)
         answer = self._answers.find(message)
         if answer is None:
             answer = self._decide(platform, message)
-            self._answers.keep(message, answer)
+            if answer is None:
+                with patience:
+                    answer = self._ask(platform, message)
+            hold.keep(message, answer)
         if answer.text:
             for number, part in enumerate(text.split(answer.text, platform.part_bytes)):
-                self._deliver(platform, message, str(number), part, still_ours)
+                self._deliver(platform, message, str(number), part, hold)
         return answer
 
-    def apologise(self, message: Message, words: str, still_ours: Callable[[], None]) -> None:
+    def apologise(self, message: Message, words: str, hold: Hold) -> None:
         """Tell the user that there will be no answer."""
-        self._deliver(self._platform(message), message, APOLOGY_PART, texts.say(words or texts.GAVE_UP), still_ours)
+        self._deliver(self._platform(message), message, APOLOGY, texts.say(words or texts.GAVE_UP), hold)
+
+    def ask_for_patience(self, message: Message, hold: Hold) -> None:
+        """Tell the user, once, that the answer takes its time."""
+        self._deliver(self._platform(message), message, PATIENCE, texts.say(texts.STILL_WORKING), hold)
 
     def session_after(self, message: Message, answer: Answer) -> str | None:
         """Return the conversation's new state for `Queue.done`."""
@@ -95,7 +106,8 @@ class Chat:
 
     # Deciding
 
-    def _decide(self, platform: Sender, message: Message) -> Answer:
+    def _decide(self, platform: Sender, message: Message) -> Answer | None:
+        """Decide without the model if that is possible."""
         if not platform.addressed(message):
             return Answer("", "ignored")
         access = platform.access
@@ -106,7 +118,7 @@ class Chat:
         most = self._settings.user_messages_per_minute
         if not self._limiter.allows(f"user:{message.platform}:{message.sender}", Rate(most / 60, most)):
             return Answer(texts.say(texts.SLOW_DOWN), "apologised")
-        return self._command(platform, message) or self._ask(platform, message)
+        return self._command(platform, message)
 
     def _command(self, platform: Sender, message: Message) -> Answer | None:
         command = text.command(message.text, COMMANDS)
@@ -145,7 +157,7 @@ class Chat:
 
     def _question(self, platform: Sender, message: Message) -> tuple[Question, list[str]]:
         """Return what the model is asked, and what the user is told of it besides the answer."""
-        name, model = platform.user_name(message), self._settings.model
+        name, model = _writer(platform, message), self._settings.model
         words, vision = message.text[:LONGEST_QUESTION], bool(model and model.vision)
         gathered = self._gatherer.gather(platform, message, words=words, vision=vision)
         group = str(message.route.get("group_name") or prompt.NAMELESS_GROUP) if message.group else ""
@@ -170,7 +182,7 @@ class Chat:
         if reply.note:
             notes.insert(0, texts.say(reply.note))
         asked = question.text or "[picture]"
-        writer = prompt.one_line(platform.user_name(message)) if message.group else ""
+        writer = prompt.one_line(_writer(platform, message)) if message.group else ""
         return Answer("\n\n".join([reply.text, *notes]), turn=(f"{writer}: {asked}" if writer else asked, reply.text))
 
     def _reply(self, message: Message, question: Question) -> Reply:
@@ -201,20 +213,36 @@ class Chat:
 
     # Delivering
 
-    def _deliver(
-        self, platform: Sender, message: Message, part: str, content: str, still_ours: Callable[[], None]
-    ) -> None:
-        """Send one part unless it went out at an earlier attempt."""
-        if self._sent.was(message, part):
+    def _deliver(self, platform: Sender, message: Message, part: str, content: str, hold: Hold) -> None:
+        """Send one part unless it went out at an earlier attempt; ownership is asked right before it is written."""
+        before = self._sent.state(message, part)
+        if before == SENT:
             return
-        still_ours()
-        mark = self._sent.mark(message, part)
+        hold.check()
+        mark = self._sent.mark(message, part, hold.fence, before)
         try:
-            platform.send(message, part, content, mark)
-        except (Retry, Final):
+            with http.asking_before_writing(hold.check):
+                platform.send(message, part, content, mark)
+        except Unsure:
+            if before == UNSURE:
+                # Twice written, twice without an answer: better read twice than six times.
+                mark.sure()
+                log.warning("taken for delivered", extra={"fields": {"message_key": message.key, "part": part}})
+                return
+            mark.unsure()
+            raise
+        except (Retry, Final, LeaseLost):
             mark.retract()
             raise
         except Exception:
             mark.close()
             raise
         mark.sure()
+
+
+def _writer(platform: Sender, message: Message) -> str:
+    """Who writes; in a group somebody without a known name has a label, so that people are not mixed up."""
+    name = platform.user_name(message)
+    if name or not message.group:
+        return name
+    return f"user {hashlib.sha256(message.sender.encode()).hexdigest()[:4]}"

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 EX_CONFIG = 78
 EX_UNAVAILABLE = 69
 REDIS_SECONDS = 5.0
+CHECK_SECONDS = 2.0
 SWITCH_SECONDS = 0.0005
+# So much of what cannot be read is shown.
+SHOWN_BYTES = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,13 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except redis.RedisError as error:
-        place = f"{settings.redis.host}:{settings.redis.port}"
-        print(
-            f"error: Redis at {place} does not answer ({type(error).__name__}); is it running, and are host and port"
-            " in cache.yaml and CLAWDBOT_REDIS_PASSWORD right?",
-            file=sys.stderr,
-        )
+        print(f"error: {_redis_trouble(settings, error)}", file=sys.stderr)
         return EX_UNAVAILABLE
+
+
+def _redis_trouble(settings: Settings, error: redis.RedisError) -> str:
+    from clawdbot.engine.failures import judge
+
+    place = f"{settings.redis.host}:{settings.redis.port}"
+    cure = "is it running, and are host and port in cache.yaml and CLAWDBOT_REDIS_PASSWORD right?"
+    return f"{judge(error).reason} ({place}, {type(error).__name__}); {cure}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = dead.add_subparsers(required=True, metavar="VERB")
     for name, command, text in (
         ("list", _dead_list, "List them, oldest first."),
-        ("retry", _dead_retry, "Queue them again at the end of their conversations."),
+        ("retry", _dead_retry, "Queue them again, in the order in which their users wrote."),
         ("drop", _dead_drop, "Forget them."),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
@@ -108,13 +114,29 @@ def _check(settings: Settings, parsed: argparse.Namespace) -> int:
         platform = Path(problem.place).name in config.PLATFORM_FILES
         return problem.fatal and not (parsed.start and platform)
 
-    for problem in settings.problems:
+    # The bot starts without Redis, and goes on when it is there.
+    problems = [*settings.problems, *([] if parsed.start else _redis_problems(settings))]
+    for problem in problems:
         print(f"{'error' if fatal(problem) else 'to do' if problem.fatal else 'warning'}: {problem}")
-    if any(map(fatal, settings.problems)):
+    if any(map(fatal, problems)):
         return 1
-    if not settings.problems:
+    if not problems:
         print("configuration: good")
     return 0
+
+
+def _redis_problems(settings: Settings) -> list[Problem]:
+    from clawdbot import store
+
+    try:
+        with store.connect(settings.redis, timeout=CHECK_SECONDS) as client:
+            version = store.major_version(client)
+    except redis.RedisError as error:
+        return [Problem("cache.yaml", "host", _redis_trouble(settings, error), fatal=False)]
+    if version < store.OLDEST_REDIS:
+        cure = f"Redis {version} is too old; install version {store.OLDEST_REDIS}.0 or later"
+        return [Problem("cache.yaml", "host", cure)]
+    return []
 
 
 def _init(_: Settings, parsed: argparse.Namespace) -> int:
@@ -145,26 +167,39 @@ def _queue(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _dead_list(settings: Settings, _: argparse.Namespace) -> int:
+    from clawdbot.store import raw_bytes
+
     for letter in _queue_of(settings).dead():
         died = datetime.datetime.fromtimestamp(letter.died_ms / 1000, datetime.UTC)
-        print(f"{died:%Y-%m-%d %H:%M:%S}Z  {letter.message.key}  attempts={letter.attempts}  {letter.reason}")
+        name, reason = _plain(letter.key), _plain(letter.reason)
+        print(f"{died:%Y-%m-%d %H:%M:%S}Z  {name}  attempts={letter.attempts}  {reason}")
+        raw = letter.answer or ("" if letter.message else letter.dumped)
+        if raw:
+            print(f"  {raw_bytes(raw)[:SHOWN_BYTES]!r}")
     return 0
+
+
+def _plain(text: str) -> str:
+    """Show ``text`` on one line, whatever a terminal would make of it."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _each_dead(settings: Settings, parsed: argparse.Namespace, verb: str) -> int:
     queue = _queue_of(settings)
-    letters = queue.dead()
-    if not parsed.all:
-        known = {letter.message.key for letter in letters}
-        for unknown in set(parsed.message) - known:
-            print(f"error: {unknown}: no such dead letter; see: python -m clawdbot dead list", file=sys.stderr)
-        if not parsed.message or not set(parsed.message) <= known:
-            if not parsed.message:
-                print("error: name messages, or say --all", file=sys.stderr)
+    if not parsed.message and not parsed.all:
+        print("error: name messages, or say --all", file=sys.stderr)
+        return 1
+    if parsed.all:
+        letters = list(queue.dead())
+    else:
+        found = {name: queue.find_dead(name) for name in parsed.message}
+        letters = [letter for letter in found.values() if letter]
+        for unknown in [name for name, letter in found.items() if not letter]:
+            print(f"error: {unknown}: no such dead letter; see: clawdbot dead list", file=sys.stderr)
+        if len(letters) < len(found):
             return 1
-        letters = [letter for letter in letters if letter.message.key in parsed.message]
     act = queue.revive if verb == "retry" else queue.drop
-    print(f"{verb}: {sum(act(letter) for letter in letters)}")
+    print(f"{verb}: {act(letters)}")
     return 0
 
 

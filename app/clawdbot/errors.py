@@ -42,7 +42,14 @@ class Retry(ClawdbotError):
 
 
 class Throttled(Retry):
-    """Our own rate limit says later. Not a failure: it is no attempt that counts."""
+    """We do not even ask: our own rate limit, or a breaker that is open. Not a failure, only an early knock."""
+
+
+class Unsure(Retry):
+    """The request was written and no answer came, so it may have had its effect.
+
+    Only for requests that have it twice if they are sent twice.
+    """
 
 
 class Final(ClawdbotError):

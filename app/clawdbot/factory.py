@@ -45,7 +45,9 @@ def worker(settings: Settings) -> Worker:
     """
     if settings.model is None:
         raise ConfigError("the model is not usable; run: python -m clawdbot check")
-    client = connect(settings.redis, timeout=WORKER_REDIS_SECONDS, connections=settings.worker_concurrency + 8)
+    # A slot that sends holds one for the mark and needs another one; the rest is for dispatcher, heart and notices.
+    connections = 2 * settings.worker_concurrency + 8
+    client = connect(settings.redis, timeout=WORKER_REDIS_SECONDS, connections=connections)
     web = Http()
     remembered = cache(settings, client)
     limiter = Limiter(client)
@@ -59,5 +61,10 @@ def worker(settings: Settings) -> Worker:
         queue,
     )
     return Worker(
-        queue, chat, slots=settings.worker_concurrency, lease_seconds=settings.lease_seconds, ttl=settings.redis.ttl
+        queue,
+        chat,
+        slots=settings.worker_concurrency,
+        lease_seconds=settings.lease_seconds,
+        give_up_seconds=settings.give_up_seconds,
+        ttl=settings.redis.ttl,
     )

@@ -111,8 +111,12 @@ class Gatherer:
         found = self._client.get(_name(message))
         if not found:
             return "", []
-        taken, known = json.loads(str(found))
-        return taken, [Attachment(*one) for one in known]
+        try:
+            taken, known = json.loads(str(found))
+            return str(taken), [Attachment(*one) for one in known]
+        except (ValueError, TypeError):
+            # Another release's; better no picture than no answer.
+            return "", []
 
     def _keep(self, message: Message, taken: str, pictures: list[Attachment]) -> None:
         value = json.dumps([taken, [[one.message, one.reference] for one in pictures]])

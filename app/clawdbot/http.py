@@ -6,12 +6,14 @@ host and the path.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +25,22 @@ from clawdbot.errors import ClawdbotError, Final
 CONNECT_SECONDS = 5.0
 CHUNK = 65536
 DEFAULT_MAX_BYTES = 4 * 1024 * 1024
+
+
+_before_writing: ContextVar[Callable[[], None] | None] = ContextVar("before_writing", default=None)
+
+
+@contextlib.contextmanager
+def asking_before_writing(ask: Callable[[], None]) -> Iterator[None]:
+    """Call ``ask`` at the last moment before this thread writes a body: connected, with token and turn, ready to go.
+
+    What ``ask`` raises is raised by `Http.request`, and nothing was sent that the other side could act on.
+    """
+    token = _before_writing.set(ask)
+    try:
+        yield
+    finally:
+        _before_writing.reset(token)
 
 
 class TransportError(ClawdbotError):
@@ -85,6 +103,8 @@ class _Body(io.BytesIO):
         self._on_written = on_written
 
     def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() == 0 and (ask := _before_writing.get()):
+            ask()
         chunk = super().read(size)
         if not chunk and not self.written:
             self.written = True

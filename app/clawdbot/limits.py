@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import redis
 
-from clawdbot.clock import now_ms
 from clawdbot.errors import Throttled
 from clawdbot.store import Script, key
 
@@ -56,6 +55,6 @@ class Limiter:
             self._sleep(seconds)
 
     def _take(self, name: str, rate: Rate, longest: float) -> tuple[bool, float]:
-        args = [rate.per_second, rate.burst, now_ms(), int(longest * 1000)]
+        args = [rate.per_second, rate.burst, int(longest * 1000)]
         granted, wait_ms = self._bucket([key("rate", name)], args)
         return bool(granted), wait_ms / 1000

@@ -27,13 +27,13 @@ HTTP_SECONDS = Histogram(
 HTTP_REQUESTS = Counter("clawdbot_http_requests_total", "Answered requests.", ["endpoint", "status"])
 CALLBACKS = Counter(
     "clawdbot_callbacks_total",
-    "Callbacks by result: accepted, duplicate, ignored, answered, unavailable, platform_error (the platform reports"
-    " trouble), or the reason of a refusal.",
+    "Callbacks by result: accepted, duplicate, ignored, answered, unavailable, full, platform_error (the platform"
+    " reports trouble), or the reason of a refusal.",
     ["platform", "result"],
 )
 MESSAGES = Counter(
     "clawdbot_messages_total",
-    "Attempts by outcome: answered, ignored, apologised, deferred, throttled, dead, lost_lease.",
+    "Attempts by outcome: answered, ignored, apologised, deferred, throttled, redis, dead, lost_lease.",
     ["platform", "outcome"],
 )
 ANSWER_SECONDS = Histogram(

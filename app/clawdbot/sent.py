@@ -1,22 +1,31 @@
-"""The memory that a part of an answer went out, where the platform has no idempotency key of its own."""
+"""The memory that a part of an answer went out."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
 
 from clawdbot.message import Message
-from clawdbot.store import DEDUP_SECONDS, key
+from clawdbot.store import DEDUP_SECONDS, READY, Argument, Script, key
 
 log = logging.getLogger(__name__)
 
+# Names of the parts that are none of an answer's; those are numbered.
+APOLOGY, PATIENCE = "apology", "patience"
+# Values of a mark: it went out; or nobody knows, and it may be sent once more.
+SENT, UNSURE = "1", "?"
 # How long a worker insists on writing down what happened, should Redis be away just then.
 INSIST_SECONDS = 60.0
 INSIST_PAUSE = 0.1
+
+
+def mark_key(message_key: str, part: str) -> str:
+    """Redis key of the mark of a part; it is there until the message is settled."""
+    return key("sent", message_key, part)
 
 
 class Sent:
@@ -25,14 +34,22 @@ class Sent:
     def __init__(self, client: redis.Redis) -> None:
         """Keep it in Redis."""
         self._client = client
+        self._script = Script(client, "mark")
 
-    def was(self, message: Message, part: str) -> bool:
-        """Whether a part went out at an earlier attempt."""
-        return bool(self._client.exists(key("sent", message.key, part)))
+    def state(self, message: Message, part: str) -> str:
+        """Return ``SENT`` or ``UNSURE`` after an earlier attempt, empty if nothing went out."""
+        return str(self._client.get(mark_key(message.key, part)) or "")
 
-    def mark(self, message: Message, part: str) -> Mark:
-        """Return the mark that says so."""
-        return Mark(self._client, key("sent", message.key, part))
+    def mark(self, message: Message, part: str, fence: Sequence[str], before: str = "") -> Mark:
+        """Return a mark.
+
+        Args:
+            message: the user's message.
+            part: name of the part.
+            fence: group, consumer and entry of the lease under which the part is sent.
+            before: what `state` said.
+        """
+        return Mark(self._client, self._script, mark_key(message.key, part), fence, before)
 
 
 class Mark:
@@ -43,10 +60,13 @@ class Mark:
     platform works. A worker that dies between the two writes leaves the only gap, some microseconds wide.
     """
 
-    def __init__(self, client: redis.Redis, name: str) -> None:
-        """``name`` is the Redis key."""
+    def __init__(self, client: redis.Redis, script: Script, name: str, fence: Sequence[str], before: str) -> None:
+        """See `Sent.mark`; ``name`` is the Redis key."""
         self._client = client
+        self._script = script
         self._name = name
+        self._fence = fence
+        self._before = before
         self._connection: Any = None  # a redis.Connection, which has no types
         self._pending = self._touched = False
         self._prepare()
@@ -71,14 +91,23 @@ class Mark:
     def retract(self) -> None:
         """It did not go out."""
         self.close()
-        if self._touched:
+        if not self._touched:
+            return
+        if self._before:
+            self._insist(lambda: self._set(self._before))
+        else:
             self._insist(lambda: self._client.delete(self._name))
-            self._touched = False
+        self._touched = False
+
+    def unsure(self) -> None:
+        """It was written, and nobody can know whether the platform acted on it."""
+        self.close()
+        self._insist(lambda: self._set(UNSURE))
 
     def sure(self) -> None:
         """It went out for certain."""
         if not self.close():
-            self._insist(lambda: self._client.set(self._name, 1, ex=DEDUP_SECONDS))
+            self._insist(lambda: self._set(SENT))
 
     def close(self) -> bool:
         """Give the connection back; return True if Redis confirmed the mark."""
@@ -96,12 +125,18 @@ class Mark:
             self._pending = False
             self._client.connection_pool.release(connection)
 
+    def _arguments(self, value: str) -> tuple[list[str], list[Argument]]:
+        return [self._name, READY], [value, *self._fence, DEDUP_SECONDS]
+
+    def _set(self, value: str) -> None:
+        self._script(*self._arguments(value))
+
     def _prepare(self) -> None:
         try:
             connection: Any = self._client.connection_pool.get_connection()
         except redis.RedisError:
             return
-        self._packed = connection.pack_command("SET", self._name, 1, "EX", DEDUP_SECONDS)
+        self._packed = connection.pack_command(*self._script.whole(*self._arguments(SENT)))
         self._connection = connection
 
     def _insist(self, write: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ import redis
 
 from clawdbot import text
 from clawdbot.message import Message
-from clawdbot.store import session_key
+from clawdbot.store import dump_json, session_key
 
 # The user's words and the model's.
 Turn = tuple[str, str]
@@ -27,10 +27,14 @@ class Sessions:
         if not self._enabled:
             return []
         found = self._client.get(session_key(message.conversation_key))
-        return [(turn[0], turn[1]) for turn in json.loads(str(found))] if found else []
+        try:
+            return [(str(turn[0]), str(turn[1])) for turn in json.loads(str(found))] if found else []
+        except (ValueError, TypeError, LookupError, RecursionError):
+            # Better no history than no answer.
+            return []
 
     def after(self, message: Message, turn: Turn | None, budget: int) -> str | None:
         """Return the history with ``turn``, trimmed to ``budget`` estimated tokens, for `Queue.done`."""
         if turn is None or not self._enabled:
             return None
-        return json.dumps(text.trim_history([*self.find(message), turn], budget))
+        return dump_json(text.trim_history([*self.find(message), turn], budget))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,16 @@ from redis.retry import Retry
 from clawdbot.config import RedisConfig
 
 PREFIX = "clawdbot:"
-Argument = str | int | float
+# Older ones know neither the flags of our scripts nor `SET` with both NX and GET.
+OLDEST_REDIS = 7
+Argument = str | bytes | int | float
+INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 # How long an accepted message is known: Feishu repeats an event for 7.1 hours; a day leaves room.
 DEDUP_SECONDS = 86400
+
+
+READY = PREFIX + "ready"
+GROUP = "workers"
 
 
 def key(*parts: object) -> str:
@@ -30,13 +39,32 @@ def session_key(conversation_key: str) -> str:
     return key("session", conversation_key)
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_escape = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def dump_json(value: Any) -> str:
+    """Return compact JSON; characters stay as they are: escaped, a Chinese one takes six bytes instead of three."""
+    dumped = _encode(value)
+    if dumped.isascii():
+        return dumped
+    try:
+        dumped.encode()
+    except UnicodeEncodeError:
+        # A lone surrogate, which is no UTF-8.
+        return _escape(value)
+    return dumped
+
+
 def connect(config: RedisConfig, *, timeout: float, connections: int = 64) -> redis.Redis:
     """Return a client that answers within ``timeout`` seconds or raises `redis.RedisError`.
 
     Nothing is opened yet: sockets belong to the process that first uses them, so call this before or after a
-    fork as you like. One retry at once: every command that we send may be repeated without harm.
+    fork as you like. One retry at once: every command that we send may be repeated without harm. Who finds all
+    ``connections`` taken waits as long for one. Bytes that
+    are no UTF-8 are read as surrogates; see `raw_bytes`.
     """
-    return redis.Redis(
+    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]  # the package has no types here
         host=config.host,
         port=config.port,
         db=config.db,
@@ -46,20 +74,42 @@ def connect(config: RedisConfig, *, timeout: float, connections: int = 64) -> re
         socket_keepalive=True,
         health_check_interval=30,
         max_connections=connections,
+        timeout=timeout,
         protocol=2,
         decode_responses=True,
+        encoding_errors="surrogateescape",
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
     )
+    return redis.Redis.from_pool(pool)
+
+
+def raw_bytes(text: str) -> bytes:
+    """Return the bytes that were read as ``text``; hiredis does not write surrogates as it reads them."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def forget_connections(client: redis.Redis) -> None:
+    """Close the idle connections: they may lead to a server that is not the right one any more."""
+    client.connection_pool.disconnect(inuse_connections=False)
+
+
+def major_version(client: redis.Redis) -> int:
+    """Return the first number of the server's version."""
+    return int(str(client.info("server")["redis_version"]).split(".")[0])
 
 
 class Script:
-    """One of the files in ``lua/``: atomic, loaded on first use and again after Redis forgot it."""
+    """One of the files in ``lua/``: atomic, loaded on first use and again after Redis forgot it.
+
+    A line ``-- include NAME`` stands for the file of that name. Scripts that do work which frees memory, or that
+    workers need for it, carry the flag ``allow-oom``: only intake is refused when memory is full.
+    """
 
     def __init__(self, client: redis.Redis, name: str) -> None:
         """Bind ``lua/<name>.lua`` to ``client``."""
         self._client = client
         self._execute: Callable[..., Any] = client.execute_command
-        self._text = Path(__file__).with_name("lua").joinpath(f"{name}.lua").read_text("utf-8")
+        self._text = INCLUDE.sub(lambda found: _read(found[1]), _read(name))
         self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Any:
@@ -75,6 +125,14 @@ class Script:
         """Return the command that runs it, for those who send it themselves."""
         return ["EVALSHA", self._digest, len(keys), *keys, *args]
 
+    def whole(self, keys: Sequence[str], args: Sequence[Argument]) -> list[Argument]:
+        """Return a command that also works on a Redis which was never given the script."""
+        return ["EVAL", self._text, len(keys), *keys, *args]
+
     def load(self) -> None:
         """Give it to Redis."""
         self._client.script_load(self._text)
+
+
+def _read(name: str) -> str:
+    return Path(__file__).with_name("lua").joinpath(f"{name}.lua").read_text("utf-8")

@@ -53,6 +53,7 @@ QUESTION_CUT = "(Your message is longer than {count} characters; I have read onl
 PICTURES_LEFT_OUT = "(I have looked at the first {count} pictures only.)"
 
 # What the bot did.
+STILL_WORKING = "I am still working on it. The answer takes a little longer this time."
 GAVE_UP = "Sorry, I could not answer your last message. Please try again later."
 UNEXPECTED = "Sorry, something went wrong on my side. The person who runs the bot has been told."
 

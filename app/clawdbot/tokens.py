@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
 
 import redis
 
 from clawdbot import metrics
-from clawdbot.errors import ClawdbotError, Retry
+from clawdbot.errors import ClawdbotError, Final, Retry
 from clawdbot.http import Response
 from clawdbot.store import Script, key
 
@@ -18,6 +19,8 @@ POLL_SECONDS = 0.05
 # Renew this long before the end: a request that is on its way must not meet the end of its token.
 EARLY_SECONDS = 900
 SHORTEST_SECONDS = 60
+# After a failure nobody in this process asks again for so long: they wait in line, and would fail one by one.
+FAILED_SECONDS = 2.0
 
 
 class Token:
@@ -30,7 +33,11 @@ class Token:
         self._key = key("token", platform, app)
         self._lock = key("token-lock", platform, app)
         self._fetch = fetch
+        self._put = Script(client, "put")
         self._drop_if = Script(client, "drop_if")
+        # One thread of this process at a time; the lock in Redis is for the other processes.
+        self._turn = threading.Lock()
+        self._failure: tuple[float, ClawdbotError] | None = None
 
     def get(self) -> str:
         """Return a valid token.
@@ -39,12 +46,20 @@ class Token:
             Retry: nobody got one in time.
             Final: the platform refuses our credentials.
         """
+        if token := self.client.get(self._key):
+            return str(token)
+        with self._turn:
+            if self._failure and time.monotonic() < self._failure[0]:
+                raise _again(self._failure[1])
+            return self._get()
+
+    def _get(self) -> str:
         end = time.monotonic() + LOCK_MS / 1000
         while time.monotonic() < end:
             if token := self.client.get(self._key):
                 return str(token)
             owner = secrets.token_hex(8)
-            if self.client.set(self._lock, owner, nx=True, px=LOCK_MS):
+            if self._put([self._lock], [owner, LOCK_MS, "NX"]):
                 try:
                     # Somebody may have stored one between our look and our lock.
                     return str(self.client.get(self._key) or self._renew())
@@ -56,11 +71,12 @@ class Token:
     def _renew(self) -> str:
         try:
             token, life = self._fetch()
-        except ClawdbotError:
+        except ClawdbotError as error:
             metrics.TOKEN_REFRESHES.labels(self.platform, "failure").inc()
+            self._failure = (time.monotonic() + FAILED_SECONDS, error)
             raise
         metrics.TOKEN_REFRESHES.labels(self.platform, "success").inc()
-        self.client.set(self._key, token, ex=int(max(SHORTEST_SECONDS, life - EARLY_SECONDS)))
+        self._put([self._key], [token, int(max(SHORTEST_SECONDS, life - EARLY_SECONDS) * 1000)])
         return token
 
     def reject(self, token: str) -> None:
@@ -80,3 +96,10 @@ class Token:
                 return answer
             self.reject(token)
         raise Retry(f"{self.platform}: access token refused twice")
+
+
+def _again(error: ClawdbotError) -> ClawdbotError:
+    """Another exception that says the same: one that is raised by several threads mixes their tracebacks."""
+    if isinstance(error, Retry):
+        return Retry(str(error), after=error.after or FAILED_SECONDS, apology=error.apology)
+    return Final(str(error), apology=error.apology if isinstance(error, Final) else "")

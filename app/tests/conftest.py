@@ -84,7 +84,7 @@ class RedisServer:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         self.process = subprocess.Popen(["redis-server", *arguments], executable=program)
-        eventually(self.answers)
+        eventually(self.answers, 30)
 
     def answers(self) -> bool:
         """Whether it runs and has loaded its data."""
@@ -361,8 +361,8 @@ class Bot:
             for lease in leases:
                 begun = self.queue.begin(lease)
                 assert begun
-                found.append(begun[0])
-                self.queue.done(lease, begun[0], None, 1)
+                found.append(begun.message())
+                self.queue.done(lease, found[-1], None, 1)
         return found
 
 

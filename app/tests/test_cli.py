@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import redis
 from clawdbot import cli, config, setup
-from clawdbot.clock import now_ms
 from clawdbot.engine.queue import DeadLetter, Queue
 from clawdbot.errors import ConfigError
 
@@ -45,7 +44,9 @@ def bury(client: redis.Redis, *names: str) -> None:
         sent = message(name, name=name)
         queue.accept(sent)
         [lease] = queue.take(1, 1)
-        queue.bury(lease, DeadLetter(sent, "the reason", now_ms() + ord(name), 6))
+        begun = queue.begin(lease)
+        assert begun
+        queue.bury(lease, DeadLetter.of(sent, begun, "the reason"))
 
 
 def test_dead_letters(run: Run, client: redis.Redis) -> None:
@@ -53,7 +54,7 @@ def test_dead_letters(run: Run, client: redis.Redis) -> None:
     bury(client, "a", "b", "c")
     code, listed = run("dead", "list")
     assert code == 0
-    assert listed.splitlines()[0].split("  ")[1:] == ["dingtalk:a", "attempts=6", "the reason"]
+    assert listed.splitlines()[0].split("  ")[1:] == ["dingtalk:a", "attempts=1", "the reason"]
     assert run("dead", "retry", "dingtalk:a") == (0, "retry: 1\n")
     assert run("dead", "drop", "--all") == (0, "drop: 2\n")
     assert run("dead", "list") == (0, "")
@@ -66,7 +67,7 @@ def test_dead_letters_need_a_name(run: Run, client: redis.Redis) -> None:
     code, text = run("dead", "drop", "dingtalk:a", "dingtalk:x")
     assert code == 1
     assert "dingtalk:x: no such dead letter" in text
-    assert len(Queue(client).dead()) == 1
+    assert len(list(Queue(client).dead())) == 1
 
 
 def test_check(run: Run, environ: dict[str, str]) -> None:

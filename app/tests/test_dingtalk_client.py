@@ -18,7 +18,7 @@ from clawdbot.errors import Final, Retry
 from clawdbot.http import Http, TooLarge
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
-from clawdbot.platforms.base import Attachment, Services
+from clawdbot.platforms.base import Attachment, Quote, Services
 from clawdbot.platforms.dingtalk import client as module
 from clawdbot.platforms.dingtalk.client import DingTalkSender
 from clawdbot.platforms.dingtalk.crypto import robot_sign
@@ -267,3 +267,95 @@ def test_refused_push(ding: DingTalkSender, server: ScriptedServer, code: int | 
 def test_names_and_mentions_come_with_the_callback(ding: DingTalkSender, server: ScriptedServer) -> None:
     assert ding.user_name(message(server)) == "Li"
     assert ding.addressed(message(server, group=True))
+
+
+# What is more than words, what is no success, and what is refused
+
+
+@pytest.mark.parametrize("lives_ms", [600_000, 0])
+@pytest.mark.parametrize("content", ["@all come", "**x** [t](dtmd://dingtalkclient/sendMessage?content=hi) @所有人"])
+def test_answers_are_words_only(ding: DingTalkSender, server: ScriptedServer, lives_ms: int, content: str) -> None:
+    send(ding, message(server, lives_ms=lives_ms), content)
+    ding_text = json.dumps(server.requests[-1].body, ensure_ascii=False)
+    for call in ("@all", "@所有人", "dtmd:"):
+        assert call not in ding_text
+
+
+def test_pushes_are_words_only(ding: DingTalkSender, server: ScriptedServer) -> None:
+    server.on("/robot/send", OK)
+    ding.push("@all look")
+    assert "@all" not in server.requests[-1].body["text"]["content"]
+
+
+def test_markdown_that_clients_show(ding: DingTalkSender, server: ScriptedServer) -> None:
+    content = "**one**\ntwo\n\n| a | b |\n|---|---|\n| 1 | 2 |\n```py\nx\ny\n```"
+    send(ding, message(server), content)
+    shown = server.requests[0].body["markdown"]["text"]
+    assert shown == "**one**  \ntwo\n\n- **a**: 1; **b**: 2\n\n```py\nx\ny\n```"
+
+
+def test_refused_markdown_becomes_text(ding: DingTalkSender, server: ScriptedServer) -> None:
+    server.on(SESSION, Reply({"errcode": 40035, "errmsg": "invalid"}))
+    server.on(SINGLE, Reply({"code": "invalidParameter.msgParam"}, 400), Reply({"processQueryKey": "q"}))
+    marks = send(ding, message(server), "**bold**")
+    assert server.paths() == [SESSION, TOKEN, SINGLE, SESSION, SINGLE]
+    assert server.requests[-1].body["msgKey"] == "sampleText"
+    assert marks == ["written", "refused", "written", "refused", "written", "refused", "written"]
+
+
+def test_refused_markdown_of_somebody_outside_becomes_text(ding: DingTalkSender, server: ScriptedServer) -> None:
+    server.on(SESSION, Reply({"errcode": 40035}), OK)
+    send(ding, message(server, staff_id=""), "**bold**")
+    assert [request.body["msgtype"] for request in server.requests] == ["markdown", "text"]
+
+
+def test_a_person_who_cannot_be_written_to_is_tried_once(ding: DingTalkSender, server: ScriptedServer) -> None:
+    server.on(SINGLE, Reply({"processQueryKey": "q", "invalidStaffIdList": ["staff"]}))
+    with pytest.raises(Final, match="invalidStaffIdList"):
+        send(ding, message(server, lives_ms=0), "**bold**")
+    assert server.paths().count(SINGLE) == 1
+
+
+PAGE = Reply(b"<html>too many requests</html>", 200, {"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize("reply", [PAGE, Reply({}), Reply(b"[]"), Reply(b""), Reply({"processQueryKey": ""})])
+@pytest.mark.parametrize("group", [False, True])
+def test_a_200_that_is_no_success(ding: DingTalkSender, server: ScriptedServer, reply: Reply, group: bool) -> None:
+    server.on(SINGLE, reply)
+    server.on(GROUP, reply)
+    with pytest.raises(Retry):
+        send(ding, message(server, lives_ms=0, group=group))
+
+
+@pytest.mark.parametrize("reply", [PAGE, Reply({}), Reply({"errcode": "x"}), Reply(b"")])
+def test_a_session_that_says_nothing_is_none(ding: DingTalkSender, server: ScriptedServer, reply: Reply) -> None:
+    server.on(SESSION, reply)
+    send(ding, message(server))
+    assert server.paths() == [SESSION, TOKEN, SINGLE]
+
+
+def test_pages_instead_of_tokens_pushes_and_pictures(ding: DingTalkSender, server: ScriptedServer) -> None:
+    server.on("/robot/send", PAGE)
+    with pytest.raises(Retry):
+        ding.push("a")
+    server.on(DOWNLOAD, Reply({"downloadUrl": f"{server.url}/file"}))
+    server.on("/file", PAGE)
+    with pytest.raises(Retry):
+        ding.download(message(server), Attachment("m", "c"))
+    server.on(DOWNLOAD, PAGE)
+    with pytest.raises(Retry):
+        ding.download(message(server), Attachment("m", "c"))
+
+
+def test_page_instead_of_a_token(ding: DingTalkSender, server: ScriptedServer) -> None:
+    server.on(TOKEN, PAGE)
+    with pytest.raises(Retry):
+        send(ding, message(server, lives_ms=0))
+
+
+def test_quote_travels_with_the_message(ding: DingTalkSender, server: ScriptedServer) -> None:
+    assert ding.quoted(message(server)) is None
+    found = ding.quoted(message(server, quote={"text": "one", "images": ["d", 5]}))
+    assert found == Quote("one", (Attachment("m", "d"),))
+    assert ding.quoted(message(server, quote={"text": "", "images": "odd"})) == Quote()

@@ -15,7 +15,7 @@ from clawdbot.errors import Final, Retry
 from clawdbot.http import Http
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
-from clawdbot.platforms.base import Attachment, Services
+from clawdbot.platforms.base import Attachment, Quote, Services
 from clawdbot.platforms.feishu.client import FeishuSender, reply_uuid
 from clawdbot.sent import Mark
 
@@ -172,3 +172,142 @@ def test_ids_cannot_change_the_path(lark: FeishuSender, server: ScriptedServer) 
     with pytest.raises(Final):
         lark.send(message(id="../../x?y=z#"), "0", "hi", Mock(spec=Mark))
     assert server.paths()[-1] == "/open-apis/im/v1/messages/..%2F..%2Fx%3Fy%3Dz%23/reply"
+
+
+# What is more than words, what is no success, and what is refused
+
+CALL = '<at user_id="all">all</at>'
+
+
+@pytest.mark.parametrize("content", [CALL, f"**x** {CALL}", f"```\n{CALL}\n```"])
+def test_nobody_is_called_in_any_form(lark: FeishuSender, server: ScriptedServer, content: str) -> None:
+    server.on(REPLY, *[Reply({"code": 230099}, 400)] * 2, OK)
+    server.on(SEND, *[Reply({"code": 230099}, 400)] * 2, OK)
+    if content == CALL:
+        server.on(REPLY, OK)
+        server.on(SEND, OK)
+    send(lark, content)
+    lark.push("oc_1", content, "u")
+    sent = [request.body["content"] for request in server.requests if request.path in {REPLY, SEND}]
+    assert len(sent) == (2 if content == CALL else 6)
+    assert not [body for body in sent if "<at" in body.lower()]
+
+
+def test_card_with_more_tables_than_are_shown(lark: FeishuSender, server: ScriptedServer) -> None:
+    send(lark, "\n\n".join(["| a | b |\n|---|---|\n| 1 | 2 |"] * 7))
+    card = json.loads(server.requests[1].body["content"])["body"]["elements"][0]["content"]
+    assert card.count("|---|") == 5
+    assert card.count("- **a**: 1; **b**: 2") == 2
+
+
+@pytest.mark.parametrize("code", [11310, 230099, 230001, 200621, 987654321])
+def test_a_part_that_is_refused_for_whatever_form_becomes_plainer(
+    lark: FeishuSender, server: ScriptedServer, code: int
+) -> None:
+    server.on(REPLY, Reply({"code": code}, 400), Reply({"code": code}), OK)
+    send(lark, "**bold**")
+    assert [request.body["msg_type"] for request in server.requests[1:]] == ["interactive", "post", "text"]
+
+
+@pytest.mark.parametrize("code", [230002, 230022, 230053, 99991672])
+def test_what_no_form_would_change_is_tried_once(lark: FeishuSender, server: ScriptedServer, code: int) -> None:
+    server.on(REPLY, Reply({"code": code}, 400))
+    with pytest.raises(Final):
+        send(lark, "**bold**")
+    assert server.paths().count(REPLY) == 1
+
+
+PAGE = Reply(b"<html>oops</html>", 200, {"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize("reply", [PAGE, Reply({}), Reply(b""), Reply(b"[]"), Reply({"data": {}})])
+def test_a_200_that_is_no_success(lark: FeishuSender, server: ScriptedServer, reply: Reply) -> None:
+    for path in (REPLY, SEND, PICTURE, INFO):
+        server.on(path, reply)
+    with pytest.raises(Retry):
+        send(lark)
+    with pytest.raises(Retry):
+        lark.push("oc_1", "a", "u")
+    with pytest.raises(Retry):
+        lark.addressed(message(group=True, mentions=("ou_bot",)))
+
+
+@pytest.mark.parametrize("reply", [PAGE, Reply({"code": 1500}), Reply({})])
+def test_a_picture_that_is_none(lark: FeishuSender, server: ScriptedServer, reply: Reply) -> None:
+    server.on(PICTURE, reply)
+    with pytest.raises((Retry, Final)):
+        lark.download(message(), Attachment("om_1", "img_1"))
+
+
+# Quotes
+
+PARENT = "/open-apis/im/v1/messages/om_parent"
+REPLYING = {"route": {"parent": "om_parent"}}
+
+
+def item(kind: str, content: object, **more: object) -> dict[str, object]:
+    return {"msg_type": kind, "body": {"content": json.dumps(content)}, **more}
+
+
+@pytest.mark.parametrize(
+    ("items", "text", "images"),
+    [
+        ([item("text", {"text": "one"})], "one", ()),
+        (
+            [item("text", {"text": "@_user_1 one"}, mentions=[{"key": "@_user_1", "name": "Tom", "id": "ou_1"}])],
+            "@Tom one",
+            (),
+        ),
+        ([item("image", {"image_key": "img_9"})], "", ("img_9",)),
+        (
+            [
+                item(
+                    "post",
+                    {"title": "t", "content": [[{"tag": "text", "text": "one"}, {"tag": "img", "image_key": "i"}]]},
+                )
+            ],
+            "t\none",
+            ("i",),
+        ),
+        ([item("interactive", {"body": {"elements": [{"tag": "markdown", "content": "**card**"}]}})], "**card**", ()),
+        ([item("interactive", {"title": "t", "elements": [[{"tag": "text", "text": "one"}]]})], "t\none", ()),
+        (
+            [
+                item("merge_forward", "Merged and Forwarded Message"),
+                item("text", {"text": "one"}, upper_message_id="om_parent"),
+                item("text", {"text": "two"}, upper_message_id="om_parent"),
+            ],
+            "one\ntwo",
+            (),
+        ),
+        ([item("audio", {"file_key": "f"})], "", ()),
+        ([{"msg_type": "text", "deleted": True}], "", ()),
+        ([item("image", {})], "", ()),
+        ([], "", ()),
+    ],
+)
+def test_quoted_message_is_looked_up(
+    lark: FeishuSender, server: ScriptedServer, items: list[object], text: str, images: tuple[str, ...]
+) -> None:
+    server.on(PARENT, Reply({"code": 0, "data": {"items": items}}))
+    found = lark.quoted(message(**REPLYING))
+    assert found == Quote(text, tuple(Attachment("om_parent", image) for image in images))
+    assert lark.quoted(message()) is None
+
+
+def test_quote_without_permission_or_with_trouble(lark: FeishuSender, server: ScriptedServer) -> None:
+    server.on(PARENT, Reply({"code": 230027}, 400))
+    assert lark.quoted(message(**REPLYING)) == Quote()
+    server.on(PARENT, Reply({}, 503))
+    with pytest.raises(Retry):
+        lark.quoted(message(**REPLYING))
+    endless = [item("text", {"text": "x" * 9000})] * 50
+    server.on(PARENT, Reply({"code": 0, "data": {"items": endless}}))
+    found = lark.quoted(message(**REPLYING))
+    assert found
+    assert len(found.text) == 8000
+
+
+def test_picture_of_another_message(lark: FeishuSender, server: ScriptedServer) -> None:
+    server.on(f"{PARENT}/resources/img_9", Reply(b"\xff\xd8"))
+    assert lark.download(message(), Attachment("om_parent", "img_9")) == b"\xff\xd8"

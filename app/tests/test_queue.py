@@ -7,9 +7,9 @@ import time
 
 import pytest
 import redis
-from clawdbot.engine.queue import ATTEMPTS, READY, WAITING, DeadLetter, Queue
+from clawdbot.engine.queue import ATTEMPTS, TRIES, WAITING, Begun, DeadLetter, Lease, Queue
 from clawdbot.message import Message
-from clawdbot.store import PREFIX, key, session_key
+from clawdbot.store import PREFIX, READY, key, session_key
 
 COUNTER = itertools.count()
 
@@ -41,14 +41,24 @@ def other(queue: Queue) -> Queue:
     return Queue(queue.client, "two")
 
 
+def begin(queue: Queue, lease: Lease) -> Begun:
+    begun = queue.begin(lease)
+    assert begun
+    return begun
+
+
+def head(queue: Queue, lease: Lease) -> tuple[Message, int]:
+    begun = begin(queue, lease)
+    return begun.message(), begun.attempt
+
+
 def finish_all(queue: Queue) -> list[str]:
     """Work everything off and return the ids in order."""
     done = []
     while leases := queue.take(1, 1):
-        begun = queue.begin(leases[0])
-        assert begun
-        done.append(begun[0].id)
-        assert queue.done(leases[0], begun[0], None, 1)
+        found, _ = head(queue, leases[0])
+        done.append(found.id)
+        assert queue.done(leases[0], found, None, 1)
     return done
 
 
@@ -56,7 +66,7 @@ def test_message_survives_the_queue(queue: Queue) -> None:
     sent = message()
     assert queue.accept(sent) == "accepted"
     [lease] = queue.take(10, 1)
-    assert queue.begin(lease) == (sent, 1)
+    assert head(queue, lease) == (sent, 1)
 
 
 def test_duplicates(queue: Queue) -> None:
@@ -71,8 +81,8 @@ def test_nothing_is_left_behind(queue: Queue) -> None:
     for _ in range(3):
         queue.accept(message(), replay_guard="g")
     finish_all(queue)
-    for name in queue.client.scan_iter(f"{PREFIX}*"):
-        assert name == READY or queue.client.ttl(name) > 0, name
+    kinds = {name.split(":")[1] for name in queue.client.scan_iter(f"{PREFIX}*")}
+    assert kinds == {"ready", "dedup", "known", "replay", "replays"}
     assert queue.client.xlen(READY) == 0
 
 
@@ -82,17 +92,31 @@ def test_order_within_a_conversation_and_one_lease(queue: Queue) -> None:
         queue.accept(each)
     [lease] = queue.take(10, 1)
     assert other(queue).take(10, 1) == []
-    begun = queue.begin(lease)
-    assert begun
-    queue.done(lease, begun[0], None, 1)
-    assert [begun[0].id, *finish_all(queue)] == [each.id for each in sent]
+    first, _ = head(queue, lease)
+    queue.done(lease, first, None, 1)
+    assert [first.id, *finish_all(queue)] == [each.id for each in sent]
 
 
-def test_a_message_that_was_overtaken_gets_its_place_but_never_the_heads(queue: Queue) -> None:
+def test_a_message_that_was_overtaken_gets_its_place(queue: Queue) -> None:
     times = {"a": 50, "b": 100, "late": 10, "between": 70, "same": 100, "last": 200}
     for name, created_ms in times.items():
         queue.accept(message("c", created_ms=created_ms, name=name))
-    assert finish_all(queue) == ["a", "late", "between", "b", "same", "last"]
+    assert finish_all(queue) == ["late", "a", "between", "b", "same", "last"]
+
+
+def test_a_head_that_was_begun_stays_the_head(queue: Queue) -> None:
+    for name, created_ms in {"a": 50, "b": 100}.items():
+        queue.accept(message("c", created_ms=created_ms, name=name))
+    [lease] = queue.take(1, 1)
+    a, _ = head(queue, lease)
+    for each in ("later", "again"):
+        queue.accept(message("c", created_ms=10, name=each))
+        # Also while it waits for another attempt.
+        queue.defer(lease, a.key, 0, failed=each == "later")
+        queue.promote()
+        [lease] = queue.take(1, 1)
+    queue.done(lease, head(queue, lease)[0], None, 1)
+    assert finish_all(queue) == ["later", "again", "b"]
 
 
 def test_conversations_run_side_by_side(queue: Queue) -> None:
@@ -106,12 +130,12 @@ def test_attempts_are_counted_until_the_message_is_done(queue: Queue) -> None:
     queue.accept(first)
     queue.accept(second)
     [lease] = queue.take(1, 1)
-    assert [queue.begin(lease), queue.begin(lease)] == [(first, 1), (first, 2)]
+    assert [head(queue, lease), head(queue, lease)] == [(first, 1), (first, 2)]
     queue.done(lease, first, None, 1)
     [lease] = queue.take(1, 1)
-    assert queue.begin(lease) == (second, 1)
+    assert head(queue, lease) == (second, 1)
     queue.done(lease, second, None, 1)
-    assert queue.client.hlen(ATTEMPTS) == 0
+    assert (queue.client.hlen(ATTEMPTS), queue.client.hlen(TRIES)) == (0, 0)
 
 
 def test_lease_that_is_lost_is_worth_nothing(queue: Queue) -> None:
@@ -122,16 +146,17 @@ def test_lease_that_is_lost_is_worth_nothing(queue: Queue) -> None:
     assert thief.reap(10, lease_ms=60_000) == []
     time.sleep(0.02)
     assert thief.reap(10, lease_ms=10) == [lease]
+    stale = Begun(sent.dump(), 1, 0, 0.0)
     assert queue.owns(lease) is False
     assert queue.begin(lease) is None
     assert queue.done(lease, sent, "x", 60) is False
-    assert queue.defer(lease, sent, 1) is False
-    assert queue.bury(lease, DeadLetter(sent, "r", 1, 1)) is False
+    assert queue.defer(lease, sent.key, 1) is False
+    assert queue.bury(lease, DeadLetter.of(sent, stale, "r")) is False
     assert queue.client.get(session_key(sent.conversation_key)) is None
     # A heartbeat must not steal it back.
     assert queue.renew([lease.entry]) == {lease.entry}
     assert thief.owns(lease)
-    assert thief.begin(lease) == (sent, 1)
+    assert head(thief, lease) == (sent, 1)
     assert thief.done(lease, sent, None, 1)
 
 
@@ -148,7 +173,7 @@ def test_deferred_conversation_waits_and_keeps_its_order(queue: Queue) -> None:
     first, second = message("c"), message("c")
     queue.accept(first)
     [lease] = queue.take(1, 1)
-    assert queue.defer(lease, first, 0.2)
+    assert queue.defer(lease, first.key, 0.2)
     queue.accept(second)
     assert queue.promote() == 0
     assert queue.take(1, 1) == []
@@ -173,17 +198,14 @@ def test_dead_letters(queue: Queue) -> None:
         sent = message("c", name=name)
         queue.accept(sent)
         [lease] = queue.take(1, 1)
-        letter = DeadLetter(sent, "reason", ord(name), 6)
-        assert queue.bury(lease, letter)
-    dead = queue.dead()
-    assert [letter.message.id for letter in dead] == ["a", "b"]
+        assert queue.bury(lease, DeadLetter.of(sent, begin(queue, lease), "reason"))
+    dead = list(queue.dead())
+    assert [letter.key for letter in dead] == ["dingtalk:a", "dingtalk:b"]
     assert dead[0].reason == "reason"
     assert queue.depth().dead == 2
-    assert queue.drop(dead[0])
-    assert not queue.drop(dead[0])
-    assert queue.revive(dead[1])
-    assert not queue.revive(dead[1])
-    assert queue.dead() == []
+    assert [queue.drop(dead[:1]), queue.drop(dead[:1])] == [1, 0]
+    assert [queue.revive(dead), queue.revive(dead)] == [1, 0]
+    assert list(queue.dead()) == []
     assert finish_all(queue) == ["b"]
 
 
@@ -192,7 +214,7 @@ def test_burying_lets_the_next_message_through(queue: Queue) -> None:
     queue.accept(first)
     queue.accept(second)
     [lease] = queue.take(1, 1)
-    queue.bury(lease, DeadLetter(first, "r", 1, 1))
+    queue.bury(lease, DeadLetter.of(first, begin(queue, lease), "r"))
     assert finish_all(queue) == [second.id]
 
 
@@ -213,7 +235,7 @@ def test_lost_group_is_made_again(queue: Queue) -> None:
     sent = message()
     queue.accept(sent)
     queue.client.xgroup_destroy(READY, "workers")
-    assert queue.take(1, 1) == []
+    queue.prepare()
     assert finish_all(queue) == [sent.id]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,21 +13,22 @@ from typing import Any
 
 import pytest
 import redis
-from clawdbot import texts
+from clawdbot import gathering, texts
 from clawdbot.cache import Cache
 from clawdbot.chat import Chat
 from clawdbot.config import Access, ModelConfig, Settings
 from clawdbot.engine import worker as worker_module
-from clawdbot.engine.queue import Lease, Queue
+from clawdbot.engine.queue import Begun, Hold, Lease, Queue
 from clawdbot.engine.worker import Worker
-from clawdbot.errors import Final, Retry
+from clawdbot.errors import Final, Retry, Throttled, Unsure
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
 from clawdbot.models.client import Question, Reply
 from clawdbot.models.presets import Preset
 from clawdbot.platforms.base import Attachment, Quote, Sender
 from clawdbot.sent import Mark
-from clawdbot.store import connect, key, session_key
+from clawdbot.store import connect, key, raw_bytes, session_key
+from PIL import Image
 
 from .conftest import RedisServer, eventually
 
@@ -81,6 +84,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.questions: list[Question] = []
         self.failures: list[Exception] = []
+        self.broken: dict[str, Exception] = {}
         self.gate = threading.Event()
         self.gate.set()
 
@@ -90,6 +94,8 @@ class FakeModel:
         self.gate.wait(15)
         if self.failures:
             raise self.failures.pop(0)
+        if question.text in self.broken:
+            raise self.broken[question.text]
         return Reply(f"{question.text}!")
 
 
@@ -102,6 +108,7 @@ class Rig:
     platform: FakePlatform = dataclasses.field(default_factory=FakePlatform)
     model: FakeModel = dataclasses.field(default_factory=FakeModel)
     counter: int = 0
+    give_up_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.client, "writer")
@@ -114,7 +121,9 @@ class Rig:
         platforms: dict[str, Sender] = {"dingtalk": self.platform}
         cache = Cache(client, enabled=self.settings.redis.enabled, ttl=60)
         chat = Chat(self.settings, platforms, self.model, cache, Limiter(client), queue)
-        return Worker(queue, chat, slots=slots, lease_seconds=lease_seconds, ttl=60)
+        return Worker(
+            queue, chat, slots=slots, lease_seconds=lease_seconds, give_up_seconds=self.give_up_seconds, ttl=60
+        )
 
     def say(self, text: str = "hello", conversation: str = "c", **fields: Any) -> Message:
         """Queue a message."""
@@ -269,6 +278,99 @@ def test_user_rate_limit(rig: Rig) -> None:
     assert answers == ["1!", "2!", texts.SLOW_DOWN]
 
 
+# What belongs to a question
+
+
+@pytest.fixture
+def seeing(rig: Rig) -> Rig:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(out, "PNG")
+    rig.platform.picture = out.getvalue()
+    rig.settings = dataclasses.replace(rig.settings, model=dataclasses.replace(model_of(rig), vision=True))
+    return rig
+
+
+def shown(rig: Rig) -> list[int]:
+    """How many pictures each question had."""
+    return [len(question.pictures) for question in rig.model.questions]
+
+
+def test_quote_and_its_pictures_go_along(seeing: Rig) -> None:
+    seeing.platform.quotes["m1"] = Quote("one\ntwo", (Attachment("other", "p"),))
+    seeing.platform.quotes["m2"] = Quote("alone")
+    talk(seeing, "why?", "")
+    assert [question.text for question in seeing.model.questions] == [
+        "> one\n> two\n\nwhy?",
+        f"> alone\n\n{gathering.ONLY_QUOTED}",
+    ]
+    assert shown(seeing) == [1, 0]
+    assert seeing.platform.fetched == [Attachment("other", "p")]
+
+
+def test_quote_that_cannot_be_read(seeing: Rig) -> None:
+    seeing.platform.quotes = {"m1": Quote(), "m2": Quote()}
+    answers = talk(seeing, "", "but why?")
+    assert answers[0] == texts.UNREADABLE_QUOTE
+    assert seeing.model.questions[0].text == f"> {gathering.UNREADABLE}\n\nbut why?"
+
+
+def test_picture_of_a_quote_that_is_gone_stops_nothing(seeing: Rig) -> None:
+    seeing.platform.quotes["m1"] = Quote("one", (Attachment("other", "p"),))
+    seeing.platform.downloads = [Final("gone")]
+    assert talk(seeing, "why?")[0].startswith("> one")
+    assert shown(seeing) == [0]
+
+
+def test_picture_first_and_the_question_after_it(seeing: Rig) -> None:
+    seeing.say("", images=("a",))
+    seeing.say("", images=("b",))
+    seeing.say("/status")
+    talk(seeing, "what is it?", "thanks")
+    # The second picture shows the same as the first, so its answer is known.
+    assert shown(seeing) == [1, 2, 0]
+    assert seeing.platform.fetched[2:] == [Attachment("m1", "a"), Attachment("m2", "b")]
+
+
+def test_pictures_wait_for_the_same_person_in_the_same_conversation(seeing: Rig) -> None:
+    seeing.say("", images=("a",))
+    seeing.say("and I?", sender="somebody else")
+    seeing.say("elsewhere", conversation="d")
+    talk(seeing)
+    assert sorted(shown(seeing)) == [0, 0, 1]
+    [name] = seeing.client.keys(key("pictures", "*"))
+    assert 200 < seeing.client.ttl(name) <= gathering.EARLIER_SECONDS
+
+
+def test_another_attempt_gets_the_same_pictures(seeing: Rig) -> None:
+    seeing.say("", images=("a",))
+    talk(seeing)
+    seeing.model.failures = [Retry("busy")]
+    talk(seeing, "what is it?", "and now?")
+    assert shown(seeing) == [1, 1, 1, 0]
+
+
+def test_own_pictures_speak_for_themselves(seeing: Rig) -> None:
+    seeing.say("", images=("a",))
+    talk(seeing, "and this?", images=("b",))
+    assert shown(seeing) == [1, 1]
+
+
+def test_members_of_a_group_are_told_apart(rig: Rig) -> None:
+    rig.settings = dataclasses.replace(rig.settings, model=dataclasses.replace(model_of(rig), preset=long_memory(rig)))
+    rig.say("one", group=True, sender="a", sender_name="Li Lei")
+    rig.say("two", group=True, sender="b")
+    rig.say("three", group=True, sender="c")
+    talk(rig)
+    asked = [turn[0] for turn in rig.model.questions[-1].history]
+    assert asked[0] == "Li Lei: one"
+    assert re.fullmatch(r"user [0-9a-f]{4}: two", asked[1])
+
+
+@pytest.mark.parametrize("words", ["／reset", "@Bot /reset", "/RESET @Bot"])
+def test_commands_in_other_clothes(rig: Rig, words: str) -> None:
+    assert talk(rig, words) == [texts.RESET]
+
+
 # Failures
 
 
@@ -278,26 +380,225 @@ def test_model_failure_is_tried_again(rig: Rig) -> None:
 
 
 def test_model_that_stays_broken_ends_in_one_apology_and_a_dead_letter(rig: Rig) -> None:
-    rig.model.failures = [Retry("model: server_error", apology="busy, sorry")] * worker_module.MAX_FAILURES
+    rig.give_up_seconds = 0.5
+    rig.model.broken = {"a": Retry("model: server_error", apology="busy, sorry")}
     assert talk(rig, "a", "b") == ["busy, sorry", "b!"]
     [letter] = rig.queue.dead()
-    assert (letter.message.text, letter.attempts) == ("a", worker_module.MAX_FAILURES)
-    rig.queue.revive(letter)
+    assert (letter.key, letter.reason) == ("dingtalk:m1", "model: server_error")
+    assert letter.attempts > 3
+    rig.model.broken = {}
+    assert rig.queue.revive([letter]) == 1
     with running(rig.worker()):
         rig.idle()
     assert rig.answers()[-1] == "a!"
 
 
+def test_waiting_for_a_breaker_or_our_own_limit_is_no_attempt(rig: Rig) -> None:
+    rig.model.failures = [Throttled("breaker", after=0.01)] * 50
+    assert talk(rig, "a") == ["a!"]
+    assert list(rig.queue.dead()) == []
+
+
+def test_backoff_grows_to_a_minute_and_ends_at_the_age(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "FIRST_BACKOFF", 1.0)
+    monkeypatch.setattr("clawdbot.engine.worker.jittered", lambda seconds: seconds)
+    rig.give_up_seconds = 900
+    sent = rig.say()
+    worker = rig.worker("one")
+    [lease] = worker._queue.take(1, 1)
+    waits = []
+    worker._queue.defer = lambda lease, name, seconds, *, failed=True: waits.append(seconds) or True  # type: ignore[method-assign,func-returns-value]  # noqa: ARG005  # looks on
+    for failures, age in ((0, 0), (1, 1), (3, 7), (5, 31), (6, 63), (40, 800), (41, 870)):
+        begun = Begun(sent.dump(), 1, failures, age)
+        worker._fail(lease, begun, sent, Hold(worker._queue, lease), Retry("r"), told=False)
+    assert waits == [1, 2, 8, 32, 60, 60, 30]
+
+
+def test_who_waits_for_long_is_told_so_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "PATIENCE_SECONDS", 0.3)
+    rig.say("a")
+    rig.model.gate.clear()
+    with running(rig.worker()):
+        eventually(lambda: rig.platform.read)
+        time.sleep(0.5)
+        rig.model.gate.set()
+        rig.idle()
+    assert rig.answers() == [texts.STILL_WORKING, "a!"]
+
+
+def test_who_waits_for_a_broken_model_is_told_so_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "PATIENCE_SECONDS", 0.2)
+    rig.model.broken = {"a": Retry("model: server_error")}
+    rig.say("a")
+    with running(rig.worker("a")):
+        eventually(lambda: rig.platform.read)
+    with running(rig.worker("b")):
+        time.sleep(1)
+        rig.model.broken = {}
+        rig.idle()
+    assert rig.answers() == [texts.STILL_WORKING, "a!"]
+
+
+def test_quick_answer_comes_without_a_notice(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "PATIENCE_SECONDS", 0.2)
+    talk(rig, "a")
+    time.sleep(0.4)
+    assert rig.answers() == ["a!"]
+
+
+def test_slow_platform_is_repeated_once_and_then_taken_for_delivered(rig: Rig) -> None:
+    """The request was written, no answer came: DingTalk may have shown it each time."""
+    shown: list[str] = []
+
+    def send(message: Message, part: str, content: str, mark: Mark) -> None:  # noqa: ARG001  # Platform's
+        mark.written()
+        shown.append(content)
+        raise Unsure("dingtalk: ReadTimeout")
+
+    rig.platform.send = send  # type: ignore[method-assign]  # slow for ever
+    rig.say("a")
+    with running(rig.worker()):
+        rig.idle()
+    assert shown == ["a!", "a!"]
+    assert list(rig.queue.dead()) == []
+
+
+def test_dead_letters_are_retried_in_the_order_of_writing(rig: Rig) -> None:
+    rig.give_up_seconds = 0
+    failure = Retry("away", apology="busy")
+    rig.model.broken = {str(number): failure for number in range(6)}
+    assert talk(rig, *map(str, range(6))) == ["busy"] * 6
+    rig.model.broken = {}
+    rig.say("6")
+    letters = list(rig.queue.dead())
+    assert rig.queue.revive(reversed(letters)) == 6
+    with running(rig.worker()):
+        rig.idle()
+    assert rig.answers()[6:] == [f"{number}!" for number in range(7)]
+
+
+# Formats
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"garbage \xff\xfe",
+        b'000000000000001|{"platform": "dingtalk"}',
+        b"000000000000001|[1]",
+        b'000000000000001|{"platform":"dingtalk","id":7,"conversation":"c","group":false,"sender":"u","created_ms":1}',
+        b"000000000000001Z{}",
+        b"",
+    ],
+)
+def test_message_that_cannot_be_read_is_buried_and_the_next_one_answered(rig: Rig, raw: bytes) -> None:
+    rig.say("a")
+    rig.client.connection_pool.disconnect()
+    with redis.Redis(port=rig.client.connection_pool.connection_kwargs["port"]) as plain:
+        plain.lset(key("conv", "dingtalk:c"), 0, raw)
+        rig.say("b")
+        with running(rig.worker()):
+            eventually(lambda: rig.answers())
+            eventually(lambda: rig.client.llen(key("conv", "dingtalk:c")) == 0)
+        assert rig.answers() == ["b!"]
+        [letter] = rig.queue.dead()
+        assert raw_bytes(letter.dumped) == raw
+        assert letter.reason.startswith("cannot be read")
+        assert rig.queue.revive([letter]) == 1
+        assert plain.lindex(key("conv", "dingtalk:c"), 0) == raw
+    rig.queue.tidy()
+    with running(rig.worker()):
+        eventually(lambda: list(rig.queue.dead()))
+        rig.queue.tidy()
+    assert rig.queue.depth().messages == 0
+
+
+def test_message_of_the_next_release_is_answered(rig: Rig) -> None:
+    """It may have fields that we do not know."""
+    sent = rig.say("a")
+    rig.client.lset(key("conv", "dingtalk:c"), 0, sent.dump().replace('{"platform"', '{"new":{"x":1},"platform"'))
+    with running(rig.worker()):
+        rig.idle()
+    assert rig.answers() == ["a!"]
+
+
+def test_answer_of_the_next_release_is_sent_and_one_that_is_none_is_buried(rig: Rig) -> None:
+    first, second = rig.say("a", conversation="a"), rig.say("b", conversation="b")
+    rig.client.set(key("answer", first.key), '{"text":"kept","outcome":"answered","turn":null,"forget":false,"new":1}')
+    rig.client.set(key("answer", second.key), '{"no": "text"')
+    with running(rig.worker()):
+        rig.idle()
+    assert sorted(rig.answers()) == sorted(["kept", texts.GAVE_UP])
+    [letter] = rig.queue.dead()
+    assert (letter.key, letter.answer) == (second.key, '{"no": "text"')
+    rig.queue.revive([letter])
+    with running(rig.worker()):
+        rig.idle()
+    assert rig.answers()[-1] == "b!"
+
+
+# Redis
+
+
+def test_redis_comes_back_empty(rig: Rig) -> None:
+    with running(rig.worker()):
+        rig.say("a")
+        rig.idle()
+        rig.client.flushall()
+        time.sleep(0.3)
+        rig.say("b")
+        rig.idle()
+    assert rig.answers() == ["a!", "b!"]
+
+
+def test_full_memory_drains(rig: Rig) -> None:
+    """What frees memory goes on; intake is refused, and nothing that was promised is forgotten."""
+    most = rig.client.config_get("maxmemory")["maxmemory"]
+    accepted: list[Message] = []
+    filler = {"filler": "x" * 20_000}
+    try:
+        rig.client.config_set("maxmemory", rig.client.info("memory")["used_memory"] + 2_000_000)
+        while len(accepted) < 1000:
+            try:
+                accepted.append(rig.say(conversation=str(len(accepted) % 10), route=filler))
+            except redis.OutOfMemoryError:
+                break
+        assert 50 < len(accepted) < 1000
+        assert all(rig.client.exists(key("dedup", sent.key)) for sent in accepted)
+        with running(rig.worker()):
+            rig.idle()
+        assert all(rig.client.exists(key("dedup", sent.key)) for sent in accepted)
+        rig.say("again", conversation="new")
+        with running(rig.worker()):
+            rig.idle()
+    finally:
+        rig.client.config_set("maxmemory", str(most))
+    assert len(rig.answers()) == len(accepted) + 1
+    assert list(rig.queue.dead()) == []
+
+
+def test_read_only_redis_and_back(rig: Rig) -> None:
+    with running(rig.worker()):
+        rig.client.replicaof("127.0.0.1", "1")
+        with pytest.raises(redis.exceptions.ReadOnlyError):
+            rig.say("a")
+        time.sleep(0.3)
+        rig.client.replicaof("NO", "ONE")
+        rig.say("b")
+        rig.idle()
+    assert rig.answers() == ["b!"]
+
+
 def test_final_model_failure_is_told_at_once(rig: Rig) -> None:
     rig.model.failures = [Final("model: auth", apology="key refused")]
     assert talk(rig, "a", "b") == ["key refused", "b!"]
-    assert rig.queue.dead() == []
+    assert list(rig.queue.dead()) == []
 
 
 def test_final_platform_failure_does_not_block_the_conversation(rig: Rig) -> None:
     rig.platform.failures = [Final("bot was removed"), Final("bot was removed")]
     assert talk(rig, "a", "b") == ["b!"]
-    assert [letter.reason for letter in rig.queue.dead()] == ["bot was removed"]
+    assert [letter.reason for letter in rig.queue.dead()] == ["bot was removed; no apology: bot was removed"]
 
 
 def test_platform_failure_does_not_pay_the_model_twice(rig: Rig) -> None:
@@ -314,7 +615,7 @@ def test_bug_is_an_apology_and_not_a_loop(rig: Rig) -> None:
 
 def test_message_that_kills_its_workers_is_given_up(rig: Rig) -> None:
     sent = rig.say("poison")
-    rig.client.hset(key("attempts"), sent.conversation_key, worker_module.MAX_ATTEMPTS)
+    rig.client.hset(key("attempts"), sent.conversation_key, worker_module.MAX_DEATHS)
     with running(rig.worker()):
         rig.idle()
     assert rig.answers() == [texts.GAVE_UP]
@@ -322,10 +623,13 @@ def test_message_that_kills_its_workers_is_given_up(rig: Rig) -> None:
 
 
 def test_platform_that_was_switched_off(rig: Rig) -> None:
+    rig.give_up_seconds = 0
     rig.say("a", platform="feishu")
     with running(rig.worker()):
         rig.idle()
-    assert [letter.message.platform for letter in rig.queue.dead()] == ["feishu"]
+    [letter] = rig.queue.dead()
+    assert letter.conversation == "feishu:c"
+    assert letter.reason.startswith("feishu is switched off; mend its configuration; no apology")
 
 
 # Crashes
@@ -336,9 +640,10 @@ def test_crash_after_the_model_answered(rig: Rig) -> None:
     sent = rig.say("a")
     first = rig.worker("first")
     [lease] = first._queue.take(1, 1)
+    first._queue.begin(lease)
     rig.platform.failures = [SystemExit()]  # type: ignore[list-item]  # dies without a word
     with pytest.raises(SystemExit):
-        first._chat.handle(sent, lambda: None)
+        first._chat.handle(sent, Hold(first._queue, lease), contextlib.nullcontext())
     with running(rig.worker("second", lease_seconds=0.2)):
         rig.idle()
     assert rig.answers() == ["a!"]
@@ -350,7 +655,7 @@ def test_crash_after_the_answer_went_out(rig: Rig) -> None:
     """Part by part: what the user has read is not sent again."""
     sent = rig.say("word " * 60)
     first = rig.worker("first")
-    first._queue.take(1, 1)
+    [lease] = first._queue.take(1, 1)
 
     def die() -> None:
         if len(rig.platform.read) == 2:
@@ -358,7 +663,7 @@ def test_crash_after_the_answer_went_out(rig: Rig) -> None:
 
     rig.platform.after_writing = die
     with pytest.raises(SystemExit):
-        first._chat.handle(sent, lambda: None)
+        first._chat.handle(sent, Hold(first._queue, lease), contextlib.nullcontext())
     rig.platform.after_writing = lambda: None
     with running(rig.worker("second", lease_seconds=0.2)):
         rig.idle()
@@ -382,8 +687,29 @@ def test_worker_that_was_frozen_sends_nothing(rig: Rig) -> None:
         assert rig.answers() == []
         begun = thief.begin(lease)
         assert begun
-        assert begun[1] == 2
-        assert thief.done(lease, begun[0], None, 1)
+        assert begun.attempt == 2
+        assert thief.done(lease, begun.message(), None, 1)
+
+
+def test_worker_that_was_frozen_does_not_apologise(rig: Rig) -> None:
+    """It wakes up into a failure after somebody else has answered."""
+    rig.say("a")
+    rig.model.gate.clear()
+    rig.model.failures = [Final("model: auth")]
+    slow = rig.worker("slow")
+    slow._queue.renew = lambda entries: set()  # type: ignore[method-assign]  # noqa: ARG005  # a heart that has stopped
+    with running(slow):
+        eventually(lambda: rig.model.questions)
+        time.sleep(0.05)
+        thief = Queue(rig.client, "thief")
+        [lease] = thief.reap(1, lease_ms=20)
+        rig.model.gate.set()
+        time.sleep(0.3)
+        assert rig.answers() == []
+        begun = thief.begin(lease)
+        assert begun
+        assert thief.done(lease, begun.message(), None, 1)
+    assert list(rig.queue.dead()) == []
 
 
 def test_heartbeat_keeps_the_lease_of_a_slow_answer(rig: Rig) -> None:
@@ -458,6 +784,7 @@ def test_redis_comes_back(rig: Rig, redis_server: RedisServer) -> None:
     rig.say("a", conversation="a")
     with running(rig.worker(lease_seconds=1)):
         eventually(lambda: rig.platform.read)
+        eventually(lambda: redis_server.process)
         eventually(redis_server.answers)
         rig.say("b", conversation="b")
         rig.idle()

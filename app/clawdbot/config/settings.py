@@ -124,6 +124,7 @@ class Settings:
     web_threads: int
     worker_concurrency: int
     lease_seconds: float
+    give_up_seconds: float
     user_messages_per_minute: int
     forwarded_allow_ips: str
     redis: RedisConfig

@@ -123,5 +123,8 @@ def _reply(connection: Any) -> object:
     """The next reply; one that is an error belongs to its command only."""
     try:
         return connection.read_response()
+    except redis.exceptions.ReadOnlyError:
+        # The whole round failed, and behind the same name there may be another server by now.
+        raise
     except redis.ResponseError as error:
         return error

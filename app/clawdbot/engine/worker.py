@@ -15,26 +15,33 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from clawdbot import metrics, texts
+from clawdbot import metrics, store
 from clawdbot.chat import Chat
 from clawdbot.clock import now_ms
-from clawdbot.engine.queue import DeadLetter, Lease, Queue
-from clawdbot.errors import ClawdbotError, Final, LeaseLost, Retry, Throttled
+from clawdbot.engine.failures import Failure, Verdict, judge
+from clawdbot.engine.patience import Patience
+from clawdbot.engine.queue import Begun, DeadLetter, Hold, Lease, Queue
+from clawdbot.errors import Final, LeaseLost, Retry
 from clawdbot.limits import jittered
-from clawdbot.message import Message
+from clawdbot.message import Message, Unreadable
 
 log = logging.getLogger(__name__)
 
-# Failures that are worth another attempt, and attempts that ended without any result: their workers died.
-MAX_FAILURES = 6
-MAX_ATTEMPTS = 12
+# Attempts in a row that end without any result: the message kills its workers.
+MAX_DEATHS = 12
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 # A platform or model that asks for more patience than this gets it in several attempts.
 LONGEST_WAIT = 300.0
+# After this many seconds a user is told that the answer takes longer.
+PATIENCE_SECONDS = 25.0
+APOLOGIES = 3
 POLL_MS = 500
 REDIS_PAUSE = 0.5
-HOUSEKEEPING_SECONDS = 3600.0
+# The same trouble with Redis is told this often.
+TROUBLE_SECONDS = 60.0
+TIDY_SECONDS = 60.0
+RETIRE_SECONDS = 3600.0
 
 
 def consumer_name() -> str:
@@ -45,10 +52,22 @@ def consumer_name() -> str:
 class Worker:
     """Runs until told to stop. See `engine.queue` for what lives in Redis."""
 
-    def __init__(self, queue: Queue, chat: Chat, *, slots: int, lease_seconds: float, ttl: int) -> None:
-        """``slots`` messages at a time; a lease that is not renewed for ``lease_seconds`` is anybody's."""
+    def __init__(
+        self, queue: Queue, chat: Chat, *, slots: int, lease_seconds: float, give_up_seconds: float, ttl: int
+    ) -> None:
+        """Make a worker.
+
+        Args:
+            queue: where messages come from.
+            chat: what answers them.
+            slots: messages at a time.
+            lease_seconds: a lease that is not renewed for so long is anybody's.
+            give_up_seconds: a message that fails for so long is given up.
+            ttl: life of a session in seconds.
+        """
         self._queue = queue
         self._chat = chat
+        self._give_up_seconds = give_up_seconds
         self._slots = slots
         self._lease_seconds = lease_seconds
         self._ttl = ttl
@@ -57,6 +76,7 @@ class Worker:
         self._free = threading.Semaphore(slots)
         self._lock = threading.Lock()
         self._held: set[str] = set()
+        self._trouble = ("", 0.0)
 
     def stop(self) -> None:
         """Take nothing more; `run` returns when what is in work has ended."""
@@ -80,7 +100,7 @@ class Worker:
 
     def _dispatch(self, pool: ThreadPoolExecutor) -> None:
         prepared = False
-        next_reap = next_housekeeping = 0.0
+        next_reap = next_tidy = next_retire = 0.0
         while not self._stop.is_set():
             count = self._reserve()
             if not count:
@@ -91,9 +111,13 @@ class Worker:
                     self._queue.prepare()
                     prepared = True
                 now = time.monotonic()
-                if now >= next_housekeeping:
+                # What fails here must not keep the work from going on, so it comes again at its time only.
+                if now >= next_tidy:
+                    next_tidy = now + jittered(TIDY_SECONDS)
+                    self._queue.tidy()
+                if now >= next_retire:
+                    next_retire = now + RETIRE_SECONDS
                     self._queue.retire_idle_consumers()
-                    next_housekeeping = now + HOUSEKEEPING_SECONDS
                 self._queue.promote()
                 if now >= next_reap:
                     leases = self._reap(count)
@@ -101,8 +125,11 @@ class Worker:
                     next_reap = now if leases else now + jittered(self._lease_seconds / 4)
                 if not leases:
                     leases = self._queue.take(count, POLL_MS)
+                self._well()
             except redis.RedisError as error:
-                log.error("Redis does not answer", extra={"fields": {"error": type(error).__name__}})
+                # Whatever it is: when it is over, the group may be gone.
+                prepared = False
+                self._ill(judge(error), error)
                 self._stop.wait(REDIS_PAUSE)
             finally:
                 for _ in range(count - len(leases)):
@@ -111,6 +138,21 @@ class Worker:
                 self._held.update(lease.entry for lease in leases)
             for lease in leases:
                 pool.submit(self._work, lease)
+
+    def _ill(self, failure: Failure, error: Exception) -> None:
+        """Say what is the matter with Redis, once in a while."""
+        if isinstance(error, redis.exceptions.ReadOnlyError):
+            # Behind the same name there may be another server by now.
+            store.forget_connections(self._queue.client)
+        reason, told = self._trouble
+        if reason != failure.reason or time.monotonic() > told + TROUBLE_SECONDS:
+            self._trouble = (failure.reason, time.monotonic())
+            log.error(failure.reason, extra={"fields": {"error": type(error).__name__}})
+
+    def _well(self) -> None:
+        if self._trouble[0]:
+            self._trouble = ("", 0.0)
+            log.info("Redis is fine again")
 
     def _reserve(self) -> int:
         """Reserve all free slots, waiting for the first."""
@@ -148,12 +190,12 @@ class Worker:
 
     def _work(self, lease: Lease) -> None:
         try:
-            self._work_on(lease)
-        except LeaseLost:
-            log.warning("another worker took over", extra={"fields": {"conversation": lease.conversation}})
+            begun = self._queue.begin(lease)
+            if begun is not None:
+                self._answer(lease, begun)
         except redis.RedisError as error:
             # The lease runs out and somebody tries again.
-            log.error("Redis does not answer", extra={"fields": {"error": type(error).__name__}})
+            self._ill(judge(error), error)
         except Exception:
             log.exception("a slot failed")
         finally:
@@ -161,63 +203,104 @@ class Worker:
                 self._held.discard(lease.entry)
             self._free.release()
 
-    def _work_on(self, lease: Lease) -> None:
-        begun = self._queue.begin(lease)
-        if begun is None:
-            return
-        message, attempt = begun
-
-        def still_ours() -> None:
-            if not self._queue.owns(lease):
-                raise LeaseLost("the lease belongs to another worker")
-
+    def _answer(self, lease: Lease, begun: Begun) -> None:
+        """Answer the head of a conversation, or let `_fail` decide what becomes of it."""
+        hold = Hold(self._queue, lease)
         try:
-            if attempt > MAX_ATTEMPTS:
+            message = begun.message()
+        except Unreadable as error:
+            log.error(
+                "a message that cannot be read; see: clawdbot dead list", extra={"fields": {"reason": str(error)}}
+            )
+            self._queue.bury(lease, DeadLetter.unreadable(lease, begun, str(error)))
+            metrics.MESSAGES.labels("unknown", "dead").inc()
+            return
+        patience = Patience(PATIENCE_SECONDS - begun.age, lambda: self._ask_for_patience(message, hold))
+        try:
+            if begun.attempt > MAX_DEATHS:
                 raise Final("every attempt ended without a result")
-            answer = self._chat.handle(message, still_ours)
-        except Throttled as error:
-            self._queue.defer(lease, message, jittered(error.after or FIRST_BACKOFF), counts=False)
-            metrics.MESSAGES.labels(message.platform, "throttled").inc()
-            return
-        except Retry as error:
-            if attempt < MAX_FAILURES:
-                self._defer(lease, message, attempt, error)
-            else:
-                self._bury(lease, message, attempt, error, error.apology)
-            return
-        except Final as error:
-            self._bury(lease, message, attempt, error, error.apology)
-            return
-        except (LeaseLost, redis.RedisError):
-            metrics.MESSAGES.labels(message.platform, "lost_lease").inc()
-            raise
+            answer = self._chat.handle(message, hold, patience)
+            session = self._chat.session_after(message, answer)
+            if not self._queue.done(lease, message, session, self._ttl):
+                raise LeaseLost("the lease belongs to another worker")
         except Exception as error:
-            log.exception("a message failed", extra={"fields": {"message_key": message.key}})
-            self._bury(lease, message, attempt, Final(type(error).__name__), texts.UNEXPECTED)
+            self._fail(lease, begun, message, hold, error, told=patience.failed)
             return
-        outcome = answer.outcome
-        session = self._chat.session_after(message, answer)
-        if not self._queue.done(lease, message, session, self._ttl):
-            outcome = "lost_lease"
-        if outcome == "answered":
+        if answer.outcome == "answered":
             seconds = max(0.0, (now_ms() - message.created_ms) / 1000)
             metrics.ANSWER_SECONDS.labels(message.platform).observe(seconds)
+        metrics.MESSAGES.labels(message.platform, answer.outcome).inc()
+
+    # Failing
+
+    def _fail(self, lease: Lease, begun: Begun, message: Message, hold: Hold, error: Exception, *, told: bool) -> None:
+        """Do what `judge` says. ``told`` is True if it was the answer that could not be made, not its delivery."""
+        failure = judge(error)
+        fields = {"message_key": message.key, "attempt": begun.failures + 1, "reason": failure.reason}
+        if failure.bug:
+            log.exception("a message failed", exc_info=error, extra={"fields": fields})
+        match failure.verdict:
+            case Verdict.LEAVE:
+                log.warning("another worker took over", extra={"fields": fields})
+                outcome = "lost_lease"
+            case Verdict.PAUSE:
+                self._ill(failure, error)
+                self._queue.defer(lease, message.key, jittered(FIRST_BACKOFF), failed=False)
+                outcome = "redis"
+            case Verdict.KNOCK | Verdict.RETRY if begun.age < self._give_up_seconds:
+                outcome = "throttled" if failure.verdict is Verdict.KNOCK else "deferred"
+                self._wait(lease, begun, message, hold, failure, told=told)
+            case _:
+                self._bury(lease, begun, message, hold, failure)
+                outcome = "dead"
         metrics.MESSAGES.labels(message.platform, outcome).inc()
 
-    def _defer(self, lease: Lease, message: Message, attempt: int, error: Retry) -> None:
-        backoff = jittered(min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1)))
-        wait = min(LONGEST_WAIT, max(backoff, error.after or 0.0))
-        self._queue.defer(lease, message, wait)
-        metrics.MESSAGES.labels(message.platform, "deferred").inc()
-        fields = {"message_key": message.key, "attempt": attempt, "wait_seconds": round(wait, 1)}
-        log.warning("will try again", extra={"fields": fields | {"reason": str(error)}})
+    def _wait(self, lease: Lease, begun: Begun, message: Message, hold: Hold, failure: Failure, *, told: bool) -> None:
+        """Let the conversation wait, but not longer than until the message is to be given up."""
+        knock = failure.verdict is Verdict.KNOCK
+        # As an exponent, a number without a bound would overflow.
+        backoff = FIRST_BACKOFF if knock else min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(begun.failures, 16))
+        asked = failure.after or 0.0
+        wait = min(LONGEST_WAIT, max(jittered(backoff), jittered(asked) if knock else asked))
+        wait = min(wait, max(FIRST_BACKOFF, self._give_up_seconds - begun.age))
+        if told and begun.age + wait > PATIENCE_SECONDS:
+            self._ask_for_patience(message, hold)
+        self._queue.defer(lease, message.key, wait, failed=not knock)
+        fields = {"message_key": message.key, "wait_seconds": round(wait, 1), "reason": failure.reason}
+        log.log(logging.INFO if knock else logging.WARNING, "will try again", extra={"fields": fields})
 
-    def _bury(self, lease: Lease, message: Message, attempt: int, error: ClawdbotError, apology: str) -> None:
-        fields = {"message_key": message.key, "attempt": attempt, "reason": str(error)}
-        log.error("gave a message up; see: python -m clawdbot dead list", extra={"fields": fields})
+    def _ask_for_patience(self, message: Message, hold: Hold) -> None:
+        """Tell the user that it takes longer; the answer matters more than this."""
         try:
-            self._chat.apologise(message, apology, lambda: None)
-        except ClawdbotError as failure:
-            log.warning("could not apologise", extra={"fields": {**fields, "reason": str(failure)}})
-        self._queue.bury(lease, DeadLetter(message, str(error), now_ms(), attempt))
-        metrics.MESSAGES.labels(message.platform, "dead").inc()
+            self._chat.ask_for_patience(message, hold)
+        except Exception as error:  # whatever it is, the answer is still being made
+            fields = {"message_key": message.key, "reason": judge(error).reason}
+            log.warning("could not ask for patience", extra={"fields": fields})
+
+    def _bury(self, lease: Lease, begun: Begun, message: Message, hold: Hold, failure: Failure) -> None:
+        """Tell the user, as long as the message is ours, and make a dead letter of it."""
+        reason = failure.reason
+        try:
+            self._apologise(message, failure.apology, hold)
+        except LeaseLost:
+            log.warning("another worker took over", extra={"fields": {"message_key": message.key}})
+            return
+        except redis.RedisError:
+            raise
+        except Exception as error:  # a dead letter must not depend on it
+            reason = f"{reason}; no apology: {judge(error).reason}"
+        if self._queue.bury(lease, DeadLetter.of(message, begun, reason, failure.raw)):
+            fields = {"message_key": message.key, "reason": reason, "seconds": round(begun.age)}
+            log.error("gave a message up; see: clawdbot dead list", extra={"fields": fields})
+
+    def _apologise(self, message: Message, apology: str, hold: Hold) -> None:
+        for attempt in range(APOLOGIES):
+            try:
+                self._chat.apologise(message, apology, hold)
+            except Retry as error:
+                if attempt + 1 == APOLOGIES:
+                    raise
+                # The heart keeps the lease meanwhile.
+                time.sleep(min(LONGEST_BACKOFF, max(error.after or 0.0, jittered(FIRST_BACKOFF * 2**attempt))))
+            else:
+                return

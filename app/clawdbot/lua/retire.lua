@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Remove a consumer that holds no lease; removing one that does would lose its leases.
 -- KEYS: ready stream
 -- ARGV: group, consumer

@@ -1,10 +1,13 @@
--- Put a dead letter back at the end of its conversation.
--- KEYS: dead, conversation list, ready stream, waiting
--- ARGV: message key, dumped message, conversation key, now ms
+#!lua flags=allow-oom
+-- Put a dead letter back into its conversation.
+-- KEYS: dead, order of the dead, conversation list, ready stream, waiting, attempts, marks to forget...
+-- ARGV: message key, dumped message, conversation key
 -- Returns 1, or 0 if there is no such dead letter.
+-- include now
+-- include place
+redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])
-if redis.call('RPUSH', KEYS[2], ARGV[2]) == 1 then
-  redis.call('XADD', KEYS[3], '*', 'conversation', ARGV[3])
-end
+redis.call('DEL', unpack(KEYS, 7))
+redis.call('ZADD', KEYS[5], now, ARGV[1])
+place(KEYS[3], KEYS[4], KEYS[6], ARGV[3], ARGV[2])
 return 1

@@ -28,7 +28,6 @@ LONGEST_TEXT = 200_000
 # Of a quoted message that travels with the one that quotes it.
 LONGEST_QUOTE = 8_000
 MOST_QUOTED_PICTURES = 4
-APOLOGY_PART = "apology"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.wrappers import Request
 
 from clawdbot import metrics
+from clawdbot.engine.failures import judge
 from clawdbot.engine.intake import Intake
 from clawdbot.errors import Refusal
 from clawdbot.platforms.base import CallbackRequest, Receiver
@@ -56,6 +57,10 @@ class Callbacks:
         self._receivers = {path(receiver.name): receiver for receiver in receivers}
         self._intake = intake
         self._clock = clock
+        for receiver in self._receivers.values():
+            for result in ("platform_error", "full"):
+                # A counter that begins with its first event has no increase to be alerted of.
+                metrics.CALLBACKS.labels(receiver.name, result)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request, see PEP 3333."""
@@ -94,9 +99,14 @@ class Callbacks:
         except Refusal as refusal:
             fields["result"] = refusal.reason
             return refusal.status, {"error": PUBLIC[refusal.status]}
+        except redis.OutOfMemoryError:
+            # What is queued and remembered already is kept; the platform comes again.
+            fields["result"] = "full"
+            log.error("a callback could not be queued: the memory of Redis is full")
+            return 503, {"error": "try again"}
         except redis.RedisError as error:
             fields["result"] = "unavailable"
-            log.error("a callback could not be queued", extra={"fields": {"error": type(error).__name__}})
+            log.error("a callback could not be queued", extra={"fields": {"reason": judge(error).reason}})
             return 503, {"error": "try again"}
         except Exception:
             fields["result"] = "failed"

@@ -89,6 +89,10 @@ def _requests(good: int, bad: int, endpoint: str = "feishu_callback") -> Series:
     return {f'{name}="200"}}': f"0+{good}x30", f'{name}="503"}}': f"0+{bad}x30"}
 
 
+def _callbacks(result: str) -> str:
+    return f'clawdbot_callbacks_total{{instance="app1",platform="dingtalk",result="{result}"}}'
+
+
 def _refused(outcome: str) -> str:
     return f'clawdbot_model_calls_total{{instance="app1",provider="gpt",outcome="{outcome}"}}'
 
@@ -268,6 +272,15 @@ CASES = [
     ),
     _gauge("QueueStuck", 'clawdbot_queue_oldest_age_seconds{instance="app1"}', 361, 359, {}, "361 s", steps=1),
     _gauge("DeadLetters", 'clawdbot_dead_letters{instance="app1"}', 1, 0, {}, "1 messages", steps=0),
+    Case(
+        "PlatformTrouble",
+        {_callbacks("platform_error"): "0+1x90"},
+        [{_callbacks("platform_error"): "3x90", _callbacks("accepted"): "0+1x90"}],
+        {"platform": "dingtalk"},
+        "1 reports",
+        steps=0,
+        start=1,
+    ),
     _gauge("RedisDown", "redis_up" + REDIS1, 0, 1, {"instance": "redis1", "job": "redis"}, "down", steps=1),
     Case(
         "RedisMemory",
@@ -276,6 +289,15 @@ CASES = [
         {"instance": "redis1"},
         "80.1 %",
         steps=5,
+    ),
+    Case(
+        "RedisFull",
+        {_callbacks("full"): "0+1x30"},
+        [{_callbacks("full"): "3x30", _callbacks("unavailable"): "0+1x30"}],
+        {},
+        "1 refused",
+        steps=0,
+        start=1,
     ),
     _redis_persistence(enabled=0),
     _redis_persistence(write=0),

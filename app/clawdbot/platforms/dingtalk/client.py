@@ -14,7 +14,7 @@ from typing import Any
 from clawdbot import http, markdown, metrics, text
 from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig
-from clawdbot.errors import Final, Retry
+from clawdbot.errors import Final, Retry, Unsure
 from clawdbot.http import Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
@@ -221,7 +221,9 @@ class DingTalkSender:
             return self._http.request("POST", url, payload=body, **options)
         except TransportError as error:
             metrics.SENDS.labels(self.name, way, "unreachable").inc()
-            raise Retry(f"dingtalk: {error}") from None
+            # Only what users see is told of its writing; a token may be asked for as often as one likes.
+            kind = Unsure if error.sent and options.get("on_written") else Retry
+            raise kind(f"dingtalk: {error}") from None
 
     def _raise(self, way: str, response: Response) -> None:
         """Sort a failed call into later and never."""
