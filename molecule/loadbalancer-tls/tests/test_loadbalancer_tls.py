@@ -161,6 +161,7 @@ def test_authority_issues_and_renews(acme: Host) -> None:
         acme.check_output(f"sed -i -e '/^renew_before/d' -e '1i renew_before_expiry = 36500 days' {settings}")
         renewal = acme.run("systemctl start certbot.service || tail -n 30 /var/log/letsencrypt/letsencrypt.log")
         assert renewal.stdout == ""
+        acme.check_output(f"sed -i '/^renew_before/d' {settings}")
     assert serial(acme, name) != first
     assert post_tls(acme, name, issuer())[0] == 200
 

@@ -1,6 +1,9 @@
 """The whole site, seen from outside: it answers people, shows strangers nothing and survives a node's death."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -153,6 +156,60 @@ for headers in ({"Authorization": "Bearer wrong"}, {}):
 """
     assert run_python(connect("monitor1"), program, address("app1"), name).split() == ["401", "401"]
     assert chats_that_read(connect("outside"), name) == set()
+
+
+@pytest.fixture
+def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a playbook as a job does: in a new checkout with a space in its path, no ansible.cfg, nothing remembered."""
+    root = Path(__file__).resolve().parents[3]
+    checkout = tmp_path / "a job" / "clawdbot-ops"
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, checkout / name, follow_symlinks=False)
+    (checkout / "ansible.cfg").unlink()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    inventory = request.config.getoption("--ansible-inventory")
+
+    def play(playbook: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = ["ansible-playbook", "-i", inventory, str(checkout / playbook), *options]
+        # The path of the sandbox's own files follows from ansible.cfg.
+        command += ["-e", json.dumps({"sandbox_cache": str(root / ".cache/sandbox")})]
+        isolated = ["unshare", "--uts", "sh", "-c", 'hostname job-4711 && exec "$@"', "sh"] if os.geteuid() == 0 else []
+        return subprocess.run(
+            [*isolated, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return play
+
+
+def test_a_second_controller_changes_nothing(elsewhere: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = elsewhere("site.yml")
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    counts = re.findall(r"^site-.*changed=(\d+) +unreachable=0 +failed=0", done.stdout, re.MULTILINE)
+    assert len(counts) == 5
+    assert set(counts) == {"0"}, done.stdout
+
+
+def test_a_run_that_fails_lets_the_next_begin(
+    connect: Connect, elsewhere: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    failed = elsewhere("playbooks/deploy.yml", "-e", "clawdbot_release=nowhere")
+    assert failed.returncode != 0
+    assert "There is no release nowhere" in failed.stdout
+    note = connect("redis1").run("sudo cat /run/clawdbot-run")
+    assert (note.rc, note.stdout) == (0, ""), note.stderr
+
+
+def test_the_bots_tag_rolls_a_change_out(elsewhere: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    for expected in (True, False):
+        done = elsewhere(
+            "site.yml", "--tags", "clawdbot", "-e", "clawdbot_keep_releases=4", "-e", "clawdbot_model_name=other"
+        )
+        assert done.returncode == 0, done.stdout[-6000:]
+        assert ("TASK [Bring this node up to date]" in done.stdout) is expected
+        assert "Install Nginx" not in done.stdout
+    assert elsewhere("site.yml", "--tags", "clawdbot_configure").returncode == 0
 
 
 def test_a_node_that_dies_under_load_costs_nothing(connect: Connect, address: Callable[[str], str]) -> None:
