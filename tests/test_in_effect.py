@@ -84,3 +84,10 @@ def test_record_that_a_crash_cut_off_counts_as_none(apply: Apply, program: Modul
     assert apply() == ["thing"]
     (program.RECORDS / "thing").write_text('{"fil')
     assert apply() == ["thing"]
+
+
+def test_what_reads_nothing_and_is_as_it_should_be_is_left_alone(apply: Apply, tmp_path: Path) -> None:
+    """A unit that shall not run, for instance, which may not even be installed."""
+    assert apply(files=[], reload_files=[]) == []
+    (tmp_path / "dead").touch()
+    assert apply(files=[], reload_files=[]) == ["thing"]

@@ -73,6 +73,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
             scripts = PRESENT if state == "present" else ABSENT
             filled = {name: script.format(shlex.quote(unit)) for name, script in scripts.items()}
             thing = {"name": unit, **filled, **thing}
+            if state == "absent":
+                thing |= {"files": [], "reload_files": []}  # what does not run reads nothing
         unknown = set(thing) - {"name", "run", *DEFAULTS}
         if unknown or not thing.get("name") or not thing.get("run"):
             problem = f"there is no option {', '.join(sorted(unknown))}" if unknown else "give unit, or name and run"

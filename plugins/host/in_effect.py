@@ -55,9 +55,10 @@ def main() -> None:
     for thing in call["things"]:
         record = RECORDS / thing["name"]
         wanted, before = written(thing), known(record)
-        if run(thing["check"]).returncode or before.get("files") != wanted["files"]:
+        differs = {kind for kind in wanted if thing[kind] and before.get(kind) != wanted[kind]}
+        if run(thing["check"]).returncode or "files" in differs:
             script = thing["run"]
-        elif before.get("reload_files") != wanted["reload_files"]:
+        elif differs:
             script = thing["reload"]
         else:
             continue
