@@ -32,8 +32,10 @@ ACTIVATED = ("sh", "-c", 'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"', "sh")
 class Site:
     """One node after the role has deployed it, with two workers."""
 
-    def __init__(self, folder: Path, **environ: str) -> None:
+    def __init__(self, folder: Path, app: Path = APP, **environ: str) -> None:
+        """Keep everything in ``folder`` and run the release that lies in ``app``."""
         self.folder = folder
+        self.app = app
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True)
         (folder / "redis").mkdir()
@@ -94,8 +96,8 @@ class Site:
             return requests.get(f"{self.url}/ready", timeout=5).status_code == 200
         return False
 
-    def run(self, name: str) -> None:
-        """Start one process; each has a session of its own, as each unit has a control group."""
+    def run(self, name: str, app: Path | None = None) -> None:
+        """Start one process of the release in ``app``; each has its own session, as a unit has a control group."""
         if name == "web":
             command = [*ACTIVATED, sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
         else:
@@ -103,7 +105,7 @@ class Site:
         with (self.folder / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
                 command,
-                cwd=APP,
+                cwd=app or self.app,
                 env=self.environ,
                 stdout=out,
                 stderr=out,
@@ -114,6 +116,8 @@ class Site:
 
     def _hand_over(self) -> None:
         os.dup2(self.listener.fileno(), 3)
+        # It may have been the third all along.
+        os.set_inheritable(3, True)
         os.closerange(4, 1024)
 
     def kill(self, name: str) -> None:
@@ -150,9 +154,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(folder: Path, **environ: str) -> Iterator[Site]:
+def site(folder: Path, app: Path = APP, **environ: str) -> Iterator[Site]:
     """A running site."""
-    found = Site(folder, **environ)
+    found = Site(folder, app, **environ)
     try:
         found.start()
         yield found

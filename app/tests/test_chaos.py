@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,17 @@ from .site import Site, site
 RETRIES = (0.3, 0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0)
 
 
-def under_load(bot: Site, plan: Plan, disturb: list[tuple[float, str]]) -> Report:
-    """Run a load; ``disturb`` says how many seconds after its start which unit is killed."""
+def under_load(bot: Site, plan: Plan, disturb: Iterable[tuple[float, str] | tuple[float, str, Path | None]]) -> Report:
+    """Run a load.
+
+    ``disturb`` says how many seconds after its start which unit is killed, and which release comes in its place.
+    """
     reports: list[Report] = []
     load = Load(plan, bot.control, bot.url)
     thread = threading.Thread(target=lambda: reports.append(load.run()))
     begin = time.monotonic()
     thread.start()
-    for second, name in disturb:
+    for second, name, *release in disturb:
         time.sleep(max(0.0, begin + second - time.monotonic()))
         if name == "redis":
             bot.redis.kill()
@@ -32,7 +36,7 @@ def under_load(bot: Site, plan: Plan, disturb: list[tuple[float, str]]) -> Repor
         else:
             bot.kill(name)
             time.sleep(0.2)
-            bot.run(name)
+            bot.run(name, *release)
     thread.join()
     [report] = reports
     print(report.summary())

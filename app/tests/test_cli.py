@@ -85,6 +85,19 @@ def test_check(run: Run, environ: dict[str, str]) -> None:
     assert text.startswith("to do: ")
 
 
+def test_check_knows_what_redis_must_be(run: Run, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("clawdbot.store.major_version", lambda _: 6)
+        code, text = run("check")
+        assert (code, "Redis 6 is too old; install version 7.0 or later" in text) == (1, True)
+        assert run("check", "--start")[0] == 0
+    (Path(environ["CLAWDBOT_CONFIG_DIR"]) / "cache.yaml").write_text(f"port: {free_port()}")
+    code, text = run("check")
+    assert code == 0
+    assert text.startswith("warning: ")
+    assert "Redis is away" in text
+
+
 def test_without_redis(run: Run, environ: dict[str, str]) -> None:
     (Path(environ["CLAWDBOT_CONFIG_DIR"]) / "cache.yaml").write_text(f"port: {free_port()}")
     code, text = run("queue")

@@ -20,7 +20,7 @@ import pytest
 import redis
 from clawdbot import config, factory, logs, metrics, texts
 from clawdbot.config import ModelConfig
-from clawdbot.errors import ClawdbotError, Final, Retry
+from clawdbot.errors import ClawdbotError, Final, Retry, Throttled
 from clawdbot.http import Http
 from clawdbot.images import Picture
 from clawdbot.models import failures, reasoning, wire
@@ -478,14 +478,14 @@ def test_breaker_opens_and_closes(model: ChatModel, server: ScriptedServer) -> N
         with pytest.raises(Retry, match="server_error"):
             model.ask(QUESTION)
     asked = len(server.requests)
-    with pytest.raises(Retry, match="breaker") as raised:
+    with pytest.raises(Throttled, match="breaker") as raised:
         model.ask(QUESTION)
     assert raised.value.after == 30
     assert len(server.requests) == asked
     now[0] = 31
     with pytest.raises(Retry, match="server_error"):
         model.ask(QUESTION)
-    with pytest.raises(Retry, match="breaker"):
+    with pytest.raises(Throttled, match="breaker"):
         model.ask(QUESTION)
     now[0] = 62
     server.on(CHAT, answer())

@@ -259,6 +259,15 @@ def test_reaping_forgets_entries_that_are_gone(queue: Queue) -> None:
     assert other(queue).reap(10, 5) == []
 
 
+def test_abandoned_lease_is_found_behind_any_number_of_live_ones(queue: Queue) -> None:
+    for number in range(300):
+        queue.accept(message(f"c{number}"))
+    live, abandoned = queue.take(299, 1), queue.take(1, 1)
+    time.sleep(0.3)
+    queue.renew(lease.entry for lease in live)
+    assert other(queue).reap(1, 200) == abandoned
+
+
 def test_entry_without_messages_is_cleared_away(queue: Queue) -> None:
     queue.client.xadd(READY, {"conversation": "dingtalk:nobody"})
     [lease] = queue.take(1, 1)

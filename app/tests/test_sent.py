@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import redis
@@ -70,6 +71,16 @@ def test_connections_come_back(client: redis.Redis) -> None:
         it.close()
     # Redis counts this one, and the one that asks.
     assert client.info("clients")["connected_clients"] <= 4
+
+
+def test_who_finds_all_connections_taken_waits_for_one(redis_server: RedisServer) -> None:
+    with connect(RedisConfig(port=redis_server.port), timeout=5, connections=1) as client:
+        taken = client.connection_pool.get_connection()
+        timer = threading.Timer(0.3, client.connection_pool.release, [taken])
+        timer.start()
+        begin = time.monotonic()
+        assert client.ping()
+        assert time.monotonic() - begin > 0.2
 
 
 @pytest.mark.parametrize("end", ["sure", "retract"])

@@ -72,6 +72,19 @@ def test_nothing_is_promised_without_redis(settings: Settings) -> None:
     assert metric(bot, "clawdbot_redis_up") == 0
 
 
+def test_full_redis_is_told_and_counted(bot: Bot, client: redis.Redis) -> None:
+    full = {"platform": "dingtalk", "result": "full"}
+    before = metric(bot, "clawdbot_callbacks_total", **full)
+    most = client.config_get("maxmemory")["maxmemory"]
+    client.config_set("maxmemory", 1)
+    try:
+        assert bot.robot(dingtalk_body()).status_code == 503
+    finally:
+        client.config_set("maxmemory", str(most))
+    assert metric(bot, "clawdbot_callbacks_total", **full) == before + 1
+    assert bot.robot(dingtalk_body()).status_code == 200
+
+
 def test_unknown_pages_and_methods(bot: Bot) -> None:
     assert (bot.web.get("/nothing").status_code, bot.web.get("/nothing").json) == (404, {"error": "Not Found"})
     response = bot.web.get("/api/dingtalk/callback")

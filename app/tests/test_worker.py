@@ -8,7 +8,7 @@ import io
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -114,11 +114,13 @@ class Rig:
         self.queue = Queue(self.client, "writer")
         self.queue.prepare()
 
-    def worker(self, name: str = "w", *, slots: int = 4, lease_seconds: float = 30) -> Worker:
-        """A worker over the fakes."""
+    def worker(
+        self, name: str = "w", *, slots: int = 4, lease_seconds: float = 30, names: Sequence[str] = ("dingtalk",)
+    ) -> Worker:
+        """A worker over the fakes, for the platforms of those ``names``."""
         client = connect(self.settings.redis, timeout=2)
         queue = Queue(client, name)
-        platforms: dict[str, Sender] = {"dingtalk": self.platform}
+        platforms: dict[str, Sender] = dict.fromkeys(names, self.platform)
         cache = Cache(client, enabled=self.settings.redis.enabled, ttl=60)
         chat = Chat(self.settings, platforms, self.model, cache, Limiter(client), queue)
         return Worker(

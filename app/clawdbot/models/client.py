@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from clawdbot import metrics, text, texts
 from clawdbot.config import ModelConfig
-from clawdbot.errors import Final, Retry
+from clawdbot.errors import Final, Retry, Throttled
 from clawdbot.images import Picture
 from clawdbot.limits import jittered
 from clawdbot.logs import model_log
@@ -109,7 +109,7 @@ class ChatModel:
         """See `Model.ask`: one repetition at once, a deadline over all calls, and the breaker around them."""
         wait = self._breaker.wait()
         if wait:
-            raise Retry("model: circuit breaker is open", after=wait, apology=texts.BUSY)
+            raise Throttled("model: circuit breaker is open", after=wait, apology=texts.BUSY)
         try:
             reply = self._ask(question)
         except Failed as error:

@@ -28,6 +28,8 @@ LONGEST_TEXT = 200_000
 # Of a quoted message that travels with the one that quotes it.
 LONGEST_QUOTE = 8_000
 MOST_QUOTED_PICTURES = 4
+# A platform that is slow to confirm a part of an answer is waited for: its user would read a repetition.
+SEND_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

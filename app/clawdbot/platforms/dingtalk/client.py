@@ -18,7 +18,7 @@ from clawdbot.errors import Final, Retry, Unsure
 from clawdbot.http import Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
-from clawdbot.platforms.base import Attachment, Quote, Services
+from clawdbot.platforms.base import SEND_SECONDS, Attachment, Quote, Services
 from clawdbot.platforms.dingtalk.crypto import robot_sign
 from clawdbot.sent import Mark
 from clawdbot.tokens import Token
@@ -107,7 +107,7 @@ class DingTalkSender:
             raise
 
     def _send_by_session(self, webhook: str, form: _Form, mark: Mark) -> None:
-        response = self._post("session", webhook, form.webhook(), on_written=mark.written)
+        response = self._post("session", webhook, form.webhook(), on_written=mark.written, deadline=SEND_SECONDS)
         self._check_errcode("session", response)
 
     def _send_by_api(self, message: Message, form: _Form, mark: Mark) -> None:
@@ -202,7 +202,9 @@ class DingTalkSender:
 
         def call(token: str) -> Response:
             headers = {"x-acs-dingtalk-access-token": token}
-            return self._post(way, url, body, headers=headers, on_written=mark and mark.written)
+            if mark is None:
+                return self._post(way, url, body, headers=headers)
+            return self._post(way, url, body, headers=headers, on_written=mark.written, deadline=SEND_SECONDS)
 
         def refused(response: Response) -> bool:
             bad = response.status in BAD_TOKEN or "InvalidAuthentication" in str(response.json().get("code", ""))

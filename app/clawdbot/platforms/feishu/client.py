@@ -140,12 +140,13 @@ class FeishuSender:
 
     def _reply(self, message: Message, part: str, form: str, content: Mapping[str, Any]) -> None:
         body = {"content": json.dumps(content, ensure_ascii=False), "msg_type": form, "uuid": reply_uuid(message, part)}
+        options = {"payload": body, "deadline": base.SEND_SECONDS}
         try:
-            self._call("reply", "POST", f"/open-apis/im/v1/messages/{quote(message.id, safe='')}/reply", payload=body)
+            self._call("reply", "POST", f"/open-apis/im/v1/messages/{quote(message.id, safe='')}/reply", **options)
         except _Recalled:
             body |= {"receive_id": message.conversation}
             path = "/open-apis/im/v1/messages"
-            self._call("send", "POST", path, params={"receive_id_type": "chat_id"}, payload=body)
+            self._call("send", "POST", path, params={"receive_id_type": "chat_id"}, **options)
 
     def push(self, chat: str, content: str, uuid: str) -> None:
         """Write to a group the bot is a member of; the same ``uuid`` (at most 38 characters) writes once an hour.
