@@ -61,6 +61,23 @@ def test_dead_letters(run: Run, client: redis.Redis) -> None:
     assert "messages waiting:      1" in run("queue")[1]
 
 
+def test_dead_letter_that_cannot_be_read_is_shown_as_bytes(run: Run, client: redis.Redis) -> None:
+    queue = Queue(client, "test")
+    queue.prepare()
+    queue.accept(message("a"))
+    client.lset("clawdbot:conv:dingtalk:a", 0, "\x1b[31m gar\nbage")
+    [lease] = queue.take(1, 1)
+    begun = queue.begin(lease)
+    assert begun
+    queue.bury(lease, DeadLetter.unreadable(lease, begun, "message of version 'a'"))
+    code, listed = run("dead", "list")
+    assert code == 0
+    first, second = listed.splitlines()
+    assert "cannot be read: message of version 'a'" in first
+    assert second == r"  b'\x1b[31m gar\nbage'"
+    assert run("dead", "retry", first.split("  ")[1]) == (0, "retry: 1\n")
+
+
 def test_dead_letters_need_a_name(run: Run, client: redis.Redis) -> None:
     bury(client, "a")
     assert run("dead", "drop") == (1, "error: name messages, or say --all\n")

@@ -14,7 +14,7 @@ import redis
 from clawdbot.cache import Cache
 from clawdbot.clock import now_ms
 from clawdbot.config import Settings
-from clawdbot.errors import Final, Retry
+from clawdbot.errors import Final, Retry, Unsure
 from clawdbot.http import Http, TooLarge
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
@@ -166,6 +166,23 @@ def test_session_failures_to_try_again(
     assert retry.value.after == after
     assert "hidden" not in str(retry.value)
     assert server.paths() == [SESSION]
+
+
+@pytest.mark.parametrize("silence", [Reply({}, drop=True), Reply(b"<html>", 504)], ids=["closed", "gateway timeout"])
+@pytest.mark.parametrize(("path", "lives_ms"), [(SESSION, 3_600_000), (SINGLE, 0)])
+def test_nobody_knows_whether_it_went_out(
+    ding: DingTalkSender, server: ScriptedServer, silence: Reply, path: str, lives_ms: int
+) -> None:
+    server.on(path, silence)
+    with pytest.raises(Unsure):
+        send(ding, message(server, lives_ms=lives_ms))
+
+
+def test_silence_about_a_token_shows_nobody_anything(ding: DingTalkSender, server: ScriptedServer) -> None:
+    server.on(TOKEN, Reply({}, drop=True))
+    with pytest.raises(Retry) as raised:
+        send(ding, message(server, lives_ms=0))
+    assert not isinstance(raised.value, Unsure)
 
 
 def test_refused_token_is_replaced_once(ding: DingTalkSender, server: ScriptedServer, client: redis.Redis) -> None:

@@ -42,6 +42,8 @@ NOT_THE_FORM = {300001, 300005, 310000, ERRCODE_TOO_FAST, 90030}
 LONGEST_SHOWN = 12_000
 TOO_MANY = 429
 SERVER_ERROR = 500
+# The gateway has asked and got no answer: nobody knows whether it was done.
+GATEWAY_TIMEOUT = 504
 
 
 class DingTalkSender:
@@ -219,13 +221,17 @@ class DingTalkSender:
         return response.json()
 
     def _post(self, way: str, url: str, body: Mapping[str, Any], **options: Any) -> Response:
+        # Only what users see is told of its writing; a token may be asked for as often as one likes.
+        shown = options.get("on_written") is not None
         try:
-            return self._http.request("POST", url, payload=body, **options)
+            response = self._http.request("POST", url, payload=body, **options)
         except TransportError as error:
             metrics.SENDS.labels(self.name, way, "unreachable").inc()
-            # Only what users see is told of its writing; a token may be asked for as often as one likes.
-            kind = Unsure if error.sent and options.get("on_written") else Retry
-            raise kind(f"dingtalk: {error}") from None
+            raise (Unsure if error.sent and shown else Retry)(f"dingtalk: {error}") from None
+        if response.status == GATEWAY_TIMEOUT and shown:
+            metrics.SENDS.labels(self.name, way, "failure").inc()
+            raise Unsure(f"dingtalk: {way} answered {response.status}")
+        return response
 
     def _raise(self, way: str, response: Response) -> None:
         """Sort a failed call into later and never."""
