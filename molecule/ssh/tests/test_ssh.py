@@ -267,7 +267,7 @@ def test_keys_may_be_elsewhere() -> None:
             " printf '#!/bin/sh\n[ \"$1\" != carol ] || cat /etc/ssh/authorized_keys/debian\n' >/usr/local/bin/keys;"
             " chmod 755 /usr/local/bin/keys;"
             " printf 'AuthorizedKeysFile /etc/ssh/authorized_keys/%%u\nAuthorizedKeysCommand /usr/local/bin/keys\n"
-            "AuthorizedKeysCommandUser nobody\n' >/etc/ssh/sshd_config.d/10-keys.conf;"
+            f"AuthorizedKeysCommandUser nobody\nPort {port}\n' >/etc/ssh/sshd_config.d/10-keys.conf;"
             " rm /etc/ssh/sshd_config.d/00-clawdbot.conf; systemctl reload ssh"
         )
     public = Path(how["identity_file"] + ".pub").read_text("utf-8").strip()
