@@ -53,13 +53,16 @@ class Chat:
         self._limiter = limiter
         self._queue = queue
 
-    def handle(self, message: Message, hold: Hold, patience: AbstractContextManager[object]) -> Answer:
+    def handle(
+        self, message: Message, hold: Hold, patience: AbstractContextManager[object], *, first: bool = True
+    ) -> Answer:
         """Answer ``message``.
 
         Args:
             message: the user's message.
             hold: the lease under which this happens.
             patience: is entered while the answer is made.
+            first: whether this is the first attempt, which counts as one of the messages that a user may send.
 
         Raises:
             Retry: try again later.
@@ -70,7 +73,7 @@ class Chat:
         platform = self._platform(message)
         answer = self._answers.find(message)
         if answer is None:
-            answer = self._decide(platform, message)
+            answer = self._decide(platform, message, first=first)
             if answer is None:
                 with patience:
                     answer = self._ask(platform, message)
@@ -106,7 +109,7 @@ class Chat:
 
     # Deciding
 
-    def _decide(self, platform: Sender, message: Message) -> Answer | None:
+    def _decide(self, platform: Sender, message: Message, *, first: bool) -> Answer | None:
         """Decide without the model if that is possible."""
         if not platform.addressed(message):
             return Answer("", "ignored")
@@ -116,7 +119,7 @@ class Chat:
         if access.users and message.sender not in access.users:
             return Answer(texts.say(texts.NOT_ALLOWED), "apologised")
         most = self._settings.user_messages_per_minute
-        if not self._limiter.allows(f"user:{message.platform}:{message.sender}", Rate(most / 60, most)):
+        if first and not self._limiter.allows(f"user:{message.platform}:{message.sender}", Rate(most / 60, most)):
             return Answer(texts.say(texts.SLOW_DOWN), "apologised")
         return self._command(platform, message)
 

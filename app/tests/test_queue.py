@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 import redis
@@ -268,8 +269,9 @@ def test_abandoned_lease_is_found_behind_any_number_of_live_ones(queue: Queue) -
     assert other(queue).reap(1, 200) == abandoned
 
 
-def test_entry_without_messages_is_cleared_away(queue: Queue) -> None:
-    queue.client.xadd(READY, {"conversation": "dingtalk:nobody"})
+@pytest.mark.parametrize("entry", [{"conversation": "dingtalk:nobody"}, {"what": "is this"}])
+def test_entry_without_messages_is_cleared_away(queue: Queue, entry: dict[Any, Any]) -> None:
+    queue.client.xadd(READY, entry)
     [lease] = queue.take(1, 1)
     assert queue.begin(lease) is None
     assert queue.client.xlen(READY) == 0

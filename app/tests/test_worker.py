@@ -280,6 +280,12 @@ def test_user_rate_limit(rig: Rig) -> None:
     assert answers == ["1!", "2!", texts.SLOW_DOWN]
 
 
+def test_another_attempt_is_not_another_message_of_the_user(rig: Rig) -> None:
+    rig.settings = dataclasses.replace(rig.settings, user_messages_per_minute=2)
+    rig.model.failures = [Retry("away"), Throttled("breaker", after=0.01), Retry("away"), Retry("away")]
+    assert talk(rig, "a", "b") == ["a!", "b!"]
+
+
 # What belongs to a question
 
 

@@ -76,6 +76,11 @@ class Begun:
     failures: int
     age: float
 
+    @property
+    def first(self) -> bool:
+        """Whether nobody has tried before."""
+        return self.age == 0
+
     def message(self) -> Message:
         """Return the message.
 
@@ -413,4 +418,5 @@ class Hold:
 
 
 def _leases(entries: Iterable[tuple[Any, Any]]) -> list[Lease]:
-    return [Lease(entry, fields["conversation"]) for entry, fields in entries if fields]
+    # One that names no conversation is nobody's; `begin` clears it away.
+    return [Lease(entry, fields.get("conversation", "")) for entry, fields in entries if fields]

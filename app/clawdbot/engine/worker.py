@@ -219,7 +219,7 @@ class Worker:
         try:
             if begun.attempt > MAX_DEATHS:
                 raise Final("every attempt ended without a result")
-            answer = self._chat.handle(message, hold, patience)
+            answer = self._chat.handle(message, hold, patience, first=begun.first)
             session = self._chat.session_after(message, answer)
             if not self._queue.done(lease, message, session, self._ttl):
                 raise LeaseLost("the lease belongs to another worker")
