@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from clawdbot.engine import queue as module
 from clawdbot.engine.queue import ATTEMPTS, TRIES, WAITING, Begun, DeadLetter, Lease, Queue
 from clawdbot.message import Message
 from clawdbot.store import PREFIX, READY, key, session_key
@@ -217,6 +218,69 @@ def test_burying_lets_the_next_message_through(queue: Queue) -> None:
     [lease] = queue.take(1, 1)
     queue.bury(lease, DeadLetter.of(first, begin(queue, lease), "r"))
     assert finish_all(queue) == [second.id]
+
+
+def bury(queue: Queue, name: str) -> None:
+    sent = message(name=name)
+    queue.accept(sent)
+    [lease] = queue.take(1, 1)
+    queue.bury(lease, DeadLetter.of(sent, begin(queue, lease), "the reason"))
+
+
+def names(queue: Queue) -> list[str]:
+    return [letter.key.removeprefix("dingtalk:") for letter in queue.dead()]
+
+
+def test_dead_letters_are_bounded_and_end(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE", 2)
+    for name in "abcde":
+        bury(queue, name)
+    queue.tidy()
+    assert names(queue) == list("abcde")
+    monkeypatch.setattr(module, "MOST_DEAD", 3)
+    queue.tidy()
+    assert names(queue) == list("cde")
+    assert queue.depth().dead == 3
+    monkeypatch.setattr(module, "DEAD_SECONDS", 0.2)
+    time.sleep(0.3)
+    bury(queue, "f")
+    queue.tidy()
+    assert names(queue) == ["f"]
+    assert queue.client.zcard(module.DEAD_ORDER) == 1
+
+
+def test_dead_letters_of_the_first_release_are_found_and_bounded(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It kept them without an order, and dropped them without looking at ours."""
+    for name in "abc":
+        bury(queue, name)
+    queue.client.delete(module.DEAD_ORDER)
+    assert names(queue) == list("abc")
+    queue.client.hdel(module.DEAD, "dingtalk:b")
+    assert names(queue) == list("ac")
+    monkeypatch.setattr(module, "MOST_DEAD", 1)
+    queue.tidy()
+    assert names(queue) == ["c"]
+
+
+def test_ids_and_signatures_are_known_for_their_time(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE", 2)
+    sent = [message(name=name) for name in "abcde"]
+    for one in sent:
+        assert queue.accept(one, f"guard {one.id}") == "accepted"
+    finish_all(queue)
+    queue.tidy()
+    assert [queue.accept(one, f"guard {one.id}") for one in sent] == ["duplicate"] * 5
+    assert queue.client.llen(module.KNOWN) == queue.client.llen(module.REPLAYS) == 5
+    monkeypatch.setattr(module, "DEDUP_SECONDS", 0.2)
+    monkeypatch.setattr(module, "REPLAY_GUARD_SECONDS", 0.2)
+    time.sleep(0.3)
+    late = message(name="f")
+    queue.accept(late)
+    queue.tidy()
+    assert queue.client.keys(key("dedup", "*")) == [key("dedup", late.key)]
+    assert queue.client.keys(key("replay*")) == []
+    assert queue.client.llen(module.KNOWN) == 1
+    assert queue.accept(sent[0], f"guard {sent[0].id}") == "accepted"
 
 
 def test_depth(queue: Queue) -> None:

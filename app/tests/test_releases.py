@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -82,11 +82,13 @@ def test_dead_letters_of_an_earlier_release(left: list[list[str]], rig: Rig) -> 
 def last_release(folder: Path) -> Path:
     """The application of the last release, from the history."""
     root = Path(__file__).parents[2]
-    packed = subprocess.run(["git", "-C", str(root), "archive", LAST_RELEASE, "app"], capture_output=True, check=False)
-    if packed.returncode:
-        pytest.skip(f"the history does not go back to {LAST_RELEASE}; fetch all of it (git fetch --unshallow)")
-    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+    command = ["git", "-C", str(root), "archive", "--format=zip", LAST_RELEASE, "app"]
+    try:
+        packed = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs a clone whose history goes back to {LAST_RELEASE} ({error}); git fetch --unshallow")
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        archive.extractall(folder)
     return folder / "app"
 
 
