@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from installation import ROOT
 from testinfra.host import Host
 
 READY = "http://127.0.0.1:18789/ready"
@@ -45,3 +48,17 @@ def nobody_refused(host: Host) -> Iterator[None]:
     said = json.loads(host.check_output("sudo cat /run/ask"))
     assert said["failed"] == []
     assert said["answered"] > 20
+
+
+def converge(host: Host, *options: str) -> str:
+    """A run with other settings on this host, as its operator does it."""
+    inventory, name = os.environ["MOLECULE_INVENTORY_FILE"], host.backend.get_hostname()
+    done = subprocess.run(
+        ["ansible-playbook", "-i", inventory, "molecule/clawdbot/converge.yml", "--limit", name, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout

@@ -4,14 +4,11 @@ Scenario `clawdbot-docker` runs these tests as well: the promises do not depend 
 """
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
-from bot import nobody_refused, wait_until_ready
-from installation import ROOT
+from bot import converge, nobody_refused, wait_until_ready
 from testinfra.host import Host
 
 HOME = "/opt/clawdbot"
@@ -126,20 +123,6 @@ def reply(host: Host, sender: str, words: str) -> str:
     url, body = json.loads(host.check_output("sudo tail -n 1 /run/proxy.log"))
     assert url.startswith("http://dingtalk.test/")
     return str(body)
-
-
-def converge(host: Host, *options: str) -> str:
-    """A run with other settings on this host, as its operator does it."""
-    inventory, name = os.environ["MOLECULE_INVENTORY_FILE"], host.backend.get_hostname()
-    done = subprocess.run(
-        ["ansible-playbook", "-i", inventory, "molecule/clawdbot/converge.yml", "--limit", name, *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
 
 
 @pytest.mark.usefixtures("proxy")

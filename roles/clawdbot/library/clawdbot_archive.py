@@ -39,10 +39,6 @@ author: [clawdbot-ops]
 RETURN = r"""
 version: {description: Name of the release such as C(1.0.0-3f9d0c2a81b4)., type: str, returned: always}
 path: {description: Path of the archive; empty if that of O(release) is not there., type: str, returned: always}
-requirements:
-  description: First 12 digits of the SHA-256 of requirements.txt; empty if the archive is not there.
-  type: str
-  returned: always
 """
 
 
@@ -75,20 +71,6 @@ def pack(source: Path, files: list[Path], more: dict[str, str], folder: str) -> 
     return gzip.compress(tar.getvalue(), mtime=0)
 
 
-def packed(archive: Path, release: str) -> tuple[str, str]:
-    """Path of an archive and the digest of its requirements.txt; both empty if it is not there."""
-    if not archive.exists():
-        return "", ""
-    with tarfile.open(archive) as tar:
-        requirements = tar.extractfile(f"{release}/requirements.txt")
-        return str(archive), digest_of(requirements.read() if requirements else b"")
-
-
-def digest_of(content: bytes) -> str:
-    """First 12 digits of the SHA-256."""
-    return hashlib.sha256(content).hexdigest()[:12]
-
-
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -103,14 +85,14 @@ def main() -> None:
     )
     release = module.params["release"]
     if release:
-        path, requirements = packed(Path(module.params["dest"]) / f"clawdbot-{release}.tar.gz", release)
-        module.exit_json(changed=False, version=release, path=path, requirements=requirements)
+        archive = Path(module.params["dest"]) / f"clawdbot-{release}.tar.gz"
+        module.exit_json(changed=False, version=release, path=str(archive) if archive.exists() else "")
     source = Path(module.params["source"])
     more = module.params["files"]
     files = [path for path in members(source, module.params["exclude"]) if str(path.relative_to(source)) not in more]
     if source / "app.py" not in files:
         module.fail_json(msg=f"{source} holds no app.py: clawdbot_source must name the folder of the application")
-    digest = digest_of(pack(source, files, more, ""))
+    digest = hashlib.sha256(pack(source, files, more, "")).hexdigest()[:12]
     found = re.search(r'__version__ = "([^"]+)"', (source / "clawdbot" / "__init__.py").read_text("utf-8"))
     version = f"{found[1] if found else '0'}-{digest}"
     archive = Path(module.params["dest"]) / f"clawdbot-{version}.tar.gz"
@@ -121,8 +103,7 @@ def main() -> None:
         partial = archive.with_suffix(".partial")
         partial.write_bytes(pack(source, files, more, version))
         partial.replace(archive)
-    requirements = digest_of((source / "requirements.txt").read_bytes())
-    module.exit_json(changed=changed, version=version, path=str(archive), requirements=requirements)
+    module.exit_json(changed=changed, version=version, path=str(archive))
 
 
 if __name__ == "__main__":
