@@ -50,3 +50,12 @@ def test_two_names_of_one_machine_are_refused() -> None:
     ((key, _, cure),) = site_contacts.findings({"app1": host(), "app2": host()}, alone=False)
     assert key == "app2"
     assert "app1 and app2 are one machine" in cure
+
+
+def test_hosts_are_known_by_their_public_or_by_their_private_addresses() -> None:
+    hosts = {"lb1": host(ansible_host="203.0.113.10"), "app1": host("172.16.3.5", ansible_host="172.16.3.5")}
+    ((key, name, cure),) = site_contacts.findings(hosts, alone=False)
+    assert (key, name) == ("ansible_host", "lb1")
+    assert "write site_address: 172.16.3.4" in cure
+    hosts["lb1"]["site_address"] = "172.16.3.4"
+    assert list(site_contacts.findings(hosts, alone=False)) == []

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import testinfra
 import yaml
@@ -35,21 +36,36 @@ class Installation:
     The inventory's group ``internet`` has the host that plays the rest of the world.
     """
 
-    def __init__(self, inventory: str, groups: Mapping[str, Sequence[str]]) -> None:
-        """Takes the hosts of ``inventory``, Molecule's, into an inventory of its own that has ``groups``."""
+    def __init__(
+        self,
+        inventory: str,
+        groups: Mapping[str, Sequence[str]],
+        name: str = "installation",
+        variables: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Takes hosts of ``inventory``, Molecule's, into an inventory of its own.
+
+        Args:
+            inventory: path.
+            groups: names of the hosts of each group.
+            name: of the inventory, where a scenario has several.
+            variables: more of each host's, which win over Molecule's.
+        """
         self.prefix = os.environ["MOLECULE_SCENARIO_NAME"] + "-"
         runner = AnsibleRunner(inventory)
-        self.hosts = {
-            name.removeprefix(self.prefix): {
+        self.hosts: dict[str, dict[str, Any]] = {
+            host.removeprefix(self.prefix): {
                 key: value
-                for key, value in runner.get_variables(name).items()
+                for key, value in runner.get_variables(host).items()
                 if key in ("ansible_host", "ansible_user", "ansible_private_key_file")
             }
-            for name in runner.get_hosts("all")
+            for host in runner.get_hosts("all")
         }
+        for host, more in (variables or {}).items():
+            self.hosts[host].update(more)
         self.groups = dict(groups)
         self.outside, self.balancer = groups["internet"][0], groups["loadbalancer"][0]
-        self.folder = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "installation"
+        self.folder = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / name
         self.folder.mkdir(exist_ok=True)
         if not (self.folder / "group_vars").exists():
             (self.folder / "group_vars").symlink_to(ROOT / "inventories/sandbox/group_vars")
@@ -97,6 +113,11 @@ class Installation:
         said, _ = run.communicate(timeout=900)
         assert run.returncode != 0, said[-6000:]
         return " ".join(said.split())
+
+    def changed(self, said: str) -> dict[str, int]:
+        """How much a run changed on each host, from what it said."""
+        counts = re.findall(rf"^{re.escape(self.prefix)}(\S+) .*changed=(\d+)", said, re.MULTILINE)
+        return {host: int(count) for host, count in counts}
 
     def on(self, name: str, port: int = 2222) -> Host:
         """A connection to a host."""

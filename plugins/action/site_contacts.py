@@ -12,6 +12,12 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+#: Private networks (RFC 1918, RFC 6598, RFC 4193).
+INTERNAL = [
+    ipaddress.ip_network(each)
+    for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+]
+
 
 def interfaces(login: Mapping[str, Any]) -> str:
     """What a host has, for people: 172.16.3.4 on eth0, ..."""
@@ -21,6 +27,20 @@ def interfaces(login: Mapping[str, Any]) -> str:
 def has(login: Mapping[str, Any], written: str) -> bool:
     """Whether the address ``written`` is on an interface."""
     return ipaddress.ip_address(written) in {ipaddress.ip_address(address) for address in login["addresses"]}
+
+
+def numeric(written: str) -> bool:
+    """Whether it is an address and no name."""
+    try:
+        ipaddress.ip_address(written)
+    except ValueError:
+        return False
+    return True
+
+
+def internal(written: str) -> bool:
+    """Whether it is an address that is translated on the way to the internet."""
+    return numeric(written) and any(ipaddress.ip_address(written) in network for network in INTERNAL)
 
 
 def findings(hosts: Mapping[str, Mapping[str, Any]], alone: bool) -> Iterable[tuple[str, str, str]]:
@@ -35,6 +55,8 @@ def findings(hosts: Mapping[str, Mapping[str, Any]], alone: bool) -> Iterable[tu
         key that has to change, host, what to do.
     """
     machines: dict[tuple[str, frozenset[str]], str] = {}
+    known = {host: str(each.get("site_address") or each.get("ansible_host") or host) for host, each in hosts.items()}
+    inside = next((host for host, address in known.items() if internal(address)), None)
     for host, variables in hosts.items():
         login, written = variables["ssh_login"], str(variables.get("site_address") or "")
         if written and not has(login, written):
@@ -50,6 +72,13 @@ def findings(hosts: Mapping[str, Mapping[str, Any]], alone: bool) -> Iterable[tu
                 host,
                 f"port {login['port']} is forwarded to {host}, so the others do not find it at this address; "
                 f"write site_address: {login['server']} behind its name",
+            )
+        elif not written and inside and not alone and numeric(known[host]) and not has(login, known[host]):
+            yield (
+                "ansible_host",
+                host,
+                f"{known[host]} is on no interface of {host}, and {inside} is known by its private address, so "
+                f"the two would not know each other's packets; write site_address: {login['server']} behind its name",
             )
         first = machines.setdefault((login["boot"], frozenset(login["addresses"])), host)
         if first != host:
@@ -73,8 +102,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         self.validate_argument_spec({})
         everybody, hosts = variables["hostvars"], variables["ansible_play_hosts"]
         known = {host: everybody[host] for host in hosts if "ssh_login" in everybody[host]}
-        groups = [variables["groups"].get(group, []) for group in ("loadbalancer", "clawdbot", "redis", "monitoring")]
-        found = list(findings(known, alone=len({host for group in groups for host in group}) <= 1))
+        groups = self._templar.template(variables["site_groups"])
+        found = list(findings(known, alone=len({host for group in groups.values() for host in group}) <= 1))
         result["changed"] = False
         if found:
             preflight = self._shared_loader_obj.action_loader.get("site_preflight", class_only=True)

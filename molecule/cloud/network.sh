@@ -1,0 +1,37 @@
+#!/bin/sh
+# Runs on the controller: real packet paths to the scenario's servers, which have private addresses only, as in a cloud. The router
+# translates public addresses one to one, both ways and between the servers as well, and forwards one port.
+set -eu
+router=clawdbot-cloud-router
+private=10.213.47
+
+docker network connect --ip "$private.2" clawdbot-private "$router"
+outer=$(docker inspect --format '{{ (index .NetworkSettings.Networks "clawdbot-molecule").IPAddress }}' "$router")
+docker exec --interactive "$router" sh -euc '
+    mount -o remount,rw /proc/sys
+    sysctl --quiet --write net.ipv4.ip_forward=1
+    cp --archive /usr/local/share/package-lists/. /var/lib/apt/lists/
+    apt-get install --quiet=2 --yes --no-install-recommends nftables >/dev/null
+    nft --file -
+    # Too few logins at a time for a run, as behind any bastion.
+    echo "MaxStartups 1:100:1" >/etc/ssh/sshd_config.d/50-few.conf
+    systemctl reload ssh
+' <<RULES
+table ip cloud {
+    chain in {
+        type nat hook prerouting priority dstnat
+        ip daddr 203.0.113.30 tcp dport 10022 dnat to $private.30:22
+        dnat to ip daddr map { 203.0.113.10 : $private.10, 203.0.113.20 : $private.20 }
+    }
+    chain out {
+        type nat hook postrouting priority srcnat
+        ip daddr $private.0/24 snat to ip saddr map { $private.10 : 203.0.113.10, $private.20 : 203.0.113.20 }
+        ip saddr $private.0/24 oifname eth0 masquerade
+    }
+}
+RULES
+for server in bot1 lb1 app1 app2 redis1; do
+    docker exec "clawdbot-cloud-$server" ip route replace default via "$private.2"
+done
+docker exec clawdbot-cloud-outside ip route replace 203.0.113.0/24 via "$outer"
+ip route replace 203.0.113.0/24 via "$outer"
