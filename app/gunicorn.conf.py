@@ -8,6 +8,7 @@ import tempfile
 
 from clawdbot import config as _config  # gunicorn reads this module's names as settings, and `config` is one
 from clawdbot import logs, metrics_folder
+from clawdbot.web import worker as _worker
 from gunicorn.glogging import Logger
 from gunicorn.workers import gthread as _gthread
 
@@ -32,7 +33,7 @@ if "CLAWDBOT_LISTENER" in os.environ:
         _host.close()
 
 
-worker_class = "gthread"
+worker_class = "clawdbot.web.worker.Worker"
 workers = _settings.web_workers
 threads = _settings.web_threads
 # The application is loaded before the fork: a broken release or configuration then fails `systemctl start` instead
@@ -45,7 +46,7 @@ graceful_timeout = 30
 keepalive = 75
 # While a worker that stops waits for kept-alive connections nobody else is accepted, by default two seconds long, and
 # DingTalk waits 2.5 s. Nginx repeats a request whose idle connection was closed.
-_gthread.STOP_KEEPALIVE_LINGER = 0.2  # type: ignore[attr-defined]  # the type stubs are older
+_gthread.STOP_KEEPALIVE_LINGER = _worker.LINGER  # type: ignore[attr-defined]  # the type stubs are older
 backlog = 2048
 forwarded_allow_ips = _settings.forwarded_allow_ips
 # ~64 KB of header lines at most; platforms send a few hundred bytes.

@@ -31,6 +31,7 @@ from clawdbot.platforms.dingtalk.client import DingTalkSender
 from clawdbot.platforms.feishu.client import FeishuSender
 from clawdbot.store import key
 from clawdbot.web import observe
+from clawdbot.web.body import read
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,11 @@ LONGEST_LIST = 10
 LONGEST_NAME = 200
 # After the 21st message of a minute DingTalk silences a robot for ten; burst and refill together stay below.
 ROBOT_RATE = Rate(9 / 60, 10)
-PUBLIC = {400: "not Alertmanager's webhook, version 4", 401: "wrong or missing bearer token"}
+PUBLIC = {
+    400: "not Alertmanager's webhook, version 4",
+    401: "wrong or missing bearer token",
+    413: "Request Entity Too Large",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -246,7 +251,7 @@ def install(app: Flask, settings: Settings, client: redis.Redis) -> None:
         try:
             if not same(request.headers.get("Authorization", ""), f"Bearer {settings.alerts.token}"):
                 raise Refusal(401, "wrong_token")
-            notification = parse(request.get_data(cache=False))
+            notification = parse(read(request.environ))
         except Refusal as refusal:
             return _answer(refusal.reason, PUBLIC[refusal.status], refusal.status)
         if not shared:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import requests
@@ -60,8 +60,8 @@ class Site:
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self) -> None:
-        """Start everything and wait until it is ready."""
+    def start(self, names: Sequence[str] = ("web", "worker-a", "worker-b")) -> None:
+        """Start everything, of the bot the processes of these names, and wait until it is ready."""
         self.redis.start()
         ding, fei = self.config.dingtalk, self.config.feishu
         write_config(
@@ -86,7 +86,7 @@ class Site:
         self._server = server
         self._thread = threading.Thread(target=server.serve_forever, daemon=True)
         self._thread.start()
-        for name in ("web", "worker-a", "worker-b"):
+        for name in names:
             self.run(name)
         eventually(self.ready, 30)
 

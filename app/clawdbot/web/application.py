@@ -41,8 +41,6 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     intake = Intake(queue, patience=2 * REDIS_SECONDS)
     platforms = receivers(settings)
     app = Flask("clawdbot", static_folder=None)
-    # The callbacks do not come this far and count for themselves.
-    app.config["MAX_CONTENT_LENGTH"] = callbacks.MAX_BODY
     # Exactly one hop; gunicorn accepts these headers from the load balancers' addresses only.
     inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), intake, clock)
     # Flask's documentation adds middleware by replacing this attribute, which its types call a method.

@@ -23,14 +23,13 @@ from clawdbot.engine.intake import Intake
 from clawdbot.errors import Refusal
 from clawdbot.platforms.base import CallbackRequest, Receiver
 from clawdbot.web import observe
+from clawdbot.web.body import read
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
-# The greatest callback is a Feishu text of 150 KB, encrypted and in Base64.
-MAX_BODY = 1024 * 1024
 # What a caller hears of a refusal; the reason is in the log.
 PUBLIC = {400: "malformed", 401: "not authentic", 405: "Method Not Allowed", 413: "Request Entity Too Large"}
 STATUS = {code: f"{code} {name}" for code, name in HTTP_STATUS_CODES.items()}
@@ -118,8 +117,6 @@ class Callbacks:
 def _request(environ: WSGIEnvironment, now_ms: int) -> CallbackRequest:
     if environ["REQUEST_METHOD"] != "POST":
         raise Refusal(405, "not_a_post")
-    body = environ["wsgi.input"].read(MAX_BODY + 1)
-    if len(body) > MAX_BODY:
-        raise Refusal(413, "too_large")
+    body = read(environ)
     query = Request(environ).args if environ.get("QUERY_STRING") else {}
     return CallbackRequest(EnvironHeaders(environ).get, query, body, now_ms)

@@ -1,0 +1,180 @@
+"""gunicorn's workers as they run: requests that arrive slowly, in pieces, together, or never whole."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+from clawdbot.web import worker
+from gunicorn.workers import gthread
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .site import Site
+
+#: More than there are threads, in all processes together.
+MANY = 60
+HEAD = b"POST /api/dingtalk/callback HTTP/1.1\r\nHost: bot\r\n"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Redis and the web side."""
+    found = Site(tmp_path_factory.mktemp("site"))
+    try:
+        found.start(("web",))
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def connections(site: Site) -> Iterator[list[socket.socket]]:
+    """Many open connections."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(connection(site)) for _ in range(MANY)]
+
+
+def connection(site: Site) -> socket.socket:
+    return socket.create_connection(site.listener.getsockname(), timeout=20)
+
+
+def answer(client: socket.socket) -> bytes:
+    """All that is sent until the other side closes, or has nothing more to say for a while."""
+    said = b""
+    client.settimeout(1 if said else 20)
+    with contextlib.suppress(TimeoutError):
+        while more := client.recv(65536):
+            said += more
+            client.settimeout(0.3)
+    return said
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /api/ding",
+        HEAD,
+        HEAD + b"Content-Length: 1000\r\n\r\n{",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+        b"GET /health HTTP/1.1\r\nHost: bot\r\n\r\nGET /hea",
+    ],
+)
+def test_slow_senders_stop_nobody(site: Site, connections: list[socket.socket], sent: bytes) -> None:
+    for client in connections:
+        client.sendall(sent)
+    time.sleep(0.5)
+    for _ in range(3):
+        assert requests.get(f"{site.url}/health", timeout=2).text == '{"status":"healthy"}\n'
+        for client in connections:
+            client.sendall(b"x" if sent else b"")
+        time.sleep(0.2)
+
+
+def test_who_takes_too_long_is_left(site: Site) -> None:
+    with connection(site) as client:
+        begun = time.monotonic()
+        client.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while time.monotonic() - begun < 2 * worker.ARRIVAL_SECONDS:
+                client.settimeout(0.5)
+                client.sendall(b" ")
+                with contextlib.suppress(TimeoutError):
+                    if not client.recv(100):
+                        break
+        assert time.monotonic() - begun < worker.ARRIVAL_SECONDS + 5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 2\r\n\r\n{}",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n1;a=b\r\n{\r\n1\r\n}\r\n00;c\r\nTrailer: x\r\n\r\n",
+    ],
+)
+def test_a_request_in_pieces_is_one_request(site: Site, body: bytes) -> None:
+    with connection(site) as client:
+        for byte in HEAD + body:
+            client.sendall(bytes([byte]))
+        assert answer(client).startswith(b"HTTP/1.1 4")
+
+
+def test_who_never_closes_stops_nobody(site: Site, connections: list[socket.socket]) -> None:
+    for client in connections:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: bot\r\nConnection: close\r\n\r\n")
+    for _ in range(5):
+        assert requests.get(f"{site.url}/health", timeout=1).ok
+
+
+def test_requests_that_come_together_are_answered_one_by_one(site: Site) -> None:
+    get = b"GET /health HTTP/1.1\r\nHost: bot\r\n\r\n"
+    with connection(site) as client:
+        client.sendall(get * 5 + get[:20])
+        time.sleep(0.3)
+        client.sendall(get[20:])
+        assert answer(client).count(b"HTTP/1.1 200 OK\r\n") == 6
+
+
+def test_who_asks_first_whether_to_send_is_told(site: Site) -> None:
+    with connection(site) as client:
+        client.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        client.settimeout(5)
+        assert client.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.sendall(b"{}")
+        assert b"HTTP/1.1 401 Unauthorized\r\n" in answer(client)
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 99999999", b"Transfer-Encoding: chunked"])
+def test_what_is_too_large_is_refused_at_once(site: Site, length: bytes) -> None:
+    with connection(site) as client:
+        client.sendall(HEAD + length + b"\r\n\r\n")
+        if b"chunked" in length:
+            with contextlib.suppress(OSError):
+                client.sendall((b"10000\r\n" + b"x" * 0x10000 + b"\r\n") * 20)
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            said = answer(client)
+        assert said.startswith(b"HTTP/1.1 413 ") or b"chunked" in length
+
+
+def test_the_greatest_callback_that_is_allowed_arrives(site: Site) -> None:
+    said = requests.post(f"{site.url}/api/feishu/callback", data=b" " * (1024 * 1024), timeout=20)
+    assert said.status_code in (400, 401)
+
+
+def test_a_sender_that_goes_away_costs_nothing(site: Site) -> None:
+    for _ in range(MANY):
+        with connection(site) as client:
+            client.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
+            client.shutdown(socket.SHUT_WR)
+            assert b" 40" in answer(client)[:20]
+    assert requests.get(f"{site.url}/health", timeout=2).ok
+
+
+def test_an_answer_to_what_is_too_large_is_whole() -> None:
+    head, _, body = worker.TOO_LARGE.partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_what_is_missing_never_grows_by_more_than_arrives(body: bytes, cut: int) -> None:
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    cut = min(cut, len(request))
+    assert worker.missing(request) == 0
+    assert 0 <= worker.missing(request[:cut]) <= len(request) - cut
+    assert (worker.missing(request[:cut]) == 0) == (cut == len(request))
+
+
+def test_the_insides_of_gunicorn_that_this_relies_on() -> None:
+    """Read anew when one of these fails: `worker` overrides what the threaded worker does between its own methods."""
+    base = gthread.ThreadWorker
+    for method in ("enqueue_req", "on_pending_socket_readable", "murder_pending", "_cap_keepalive"):
+        assert callable(getattr(base, method))
+    assert gthread.STOP_KEEPALIVE_LINGER > 0  # type: ignore[attr-defined]  # the type stubs are older
+    assert "data_ready" in gthread.TConn.__init__.__code__.co_names
