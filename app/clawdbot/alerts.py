@@ -13,9 +13,8 @@ import datetime
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import redis
 from flask import Flask, Response, jsonify, request
@@ -25,7 +24,8 @@ from clawdbot.cache import Cache
 from clawdbot.config import Settings
 from clawdbot.errors import ClawdbotError, Refusal
 from clawdbot.http import Http
-from clawdbot.limits import Limiter, Rate
+from clawdbot.limits import Limiter, Rate, Unlimited
+from clawdbot.notes import Notes, OwnNotes, SharedNotes
 from clawdbot.platforms.base import Services, items, parse_json, same, section, string
 from clawdbot.platforms.dingtalk.client import DingTalkSender
 from clawdbot.platforms.feishu.client import FeishuSender
@@ -152,50 +152,19 @@ def _clock(moment: str) -> str:
     return parsed.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-class _Alone:
-    """What is left of Redis while it is away: the memory of this process, and no rate limit.
-
-    It has what tokens, limits and this module ask of Redis. That Redis is down must reach people too; the price is
-    that each node says it.
-    """
-
-    def __init__(self) -> None:
-        self._values: dict[str, tuple[str, float]] = {}
-
-    def get(self, name: str) -> str | None:
-        value, ends = self._values.get(name, ("", 0.0))
-        return value if ends > time.monotonic() else None
-
-    def set(self, name: str, value: str, *, nx: bool = False, ex: float = 0, px: float = 0) -> bool:
-        if nx and self.get(name) is not None:
-            return False
-        self._values[name] = (value, time.monotonic() + (ex or px / 1000))
-        return True
-
-    def delete(self, name: str) -> None:
-        self._values.pop(name, None)
-
-    def execute_command(self, *command: Any) -> tuple[int, int]:
-        """Two scripts are used: one forgets its key, the other one is told that it need not wait."""
-        self.delete(command[3])
-        return (1, 0)
-
-
 #: Writes a text to a chat; the second argument is the same for the same news.
 Chat = Callable[[str, str], None]
 
 
-def chats(settings: Settings, client: redis.Redis) -> dict[str, Chat]:
+def chats(settings: Settings, services: Services) -> dict[str, Chat]:
     """The chats that are configured: DingTalk's robot if it has an access token, Feishu's group if it has an id."""
     found: dict[str, Chat] = {}
-    limiter = Limiter(client)
-    services = Services(client, Http(), limiter, Cache(client, enabled=False, ttl=1))
     robot = settings.dingtalk
     if robot and (robot.access_token or "access_token=" in robot.webhook_url):
         dingtalk = DingTalkSender(robot, services)
 
         def push(content: str, _: str) -> None:
-            limiter.wait("dingtalk-alerts", ROBOT_RATE)
+            services.limiter.wait("dingtalk-alerts", ROBOT_RATE)
             dingtalk.push(content)
 
         found["dingtalk"] = push
@@ -205,23 +174,23 @@ def chats(settings: Settings, client: redis.Redis) -> dict[str, Chat]:
     return found
 
 
-def tell(name: str, chat: Chat, notification: Notification, client: redis.Redis) -> bool:
+def tell(name: str, chat: Chat, notification: Notification, notes: Notes) -> bool:
     """Tell a chat unless it has been told, or another node is telling it; returns whether it knows.
 
     Raises:
-        redis.RedisError: Redis is away.
+        redis.RedisError: the notes are in a Redis that is away.
     """
     remembered = key("alerts", name, notification.digest)
-    if not client.set(remembered, CLAIMED, nx=True, ex=CLAIM_SECONDS):
-        return client.get(remembered) == TOLD
+    if not notes.claim(remembered, CLAIMED, CLAIM_SECONDS):
+        return notes.get(remembered) == TOLD
     try:
         chat(message(notification), notification.digest)
     except ClawdbotError as error:
-        client.delete(remembered)
+        notes.drop(remembered, CLAIMED)
         SENT.labels(name, "failure").inc()
         log.error("an alert could not be delivered", extra={"fields": {"chat": name, "error": str(error)}})
         return False
-    client.set(remembered, TOLD, ex=REMEMBERED_SECONDS)
+    notes.put(remembered, TOLD, REMEMBERED_SECONDS)
     SENT.labels(name, "success").inc()
     return True
 
@@ -232,16 +201,18 @@ def install(app: Flask, settings: Settings, client: redis.Redis) -> None:
     200: every chat knows. 400: no notification. 401: the bearer token is wrong or missing. 404: switched off.
     503: a chat could not be told, or none is configured; to be repeated.
     """
-    shared = chats(settings, client)
-    alone = cast("redis.Redis", _Alone())
-    own = chats(settings, alone)
+    web, cache = Http(), Cache(client, enabled=False, ttl=1)
+    together = Services(SharedNotes(client), web, Limiter(client), cache)
+    # That Redis is down must reach people, too; the price is that each node says it.
+    alone = Services(OwnNotes(), web, Unlimited(), cache)
+    shared, own = chats(settings, together), chats(settings, alone)
 
     def deliver(notification: Notification) -> bool:
         try:
-            told = [tell(name, chat, notification, client) for name, chat in shared.items()]
+            told = [tell(name, chat, notification, together.notes) for name, chat in shared.items()]
         except redis.RedisError as error:
             log.error("Redis is away, this node delivers alone", extra={"fields": {"error": type(error).__name__}})
-            told = [tell(name, chat, notification, alone) for name, chat in own.items()]
+            told = [tell(name, chat, notification, alone.notes) for name, chat in own.items()]
         return all(told)
 
     @app.post("/api/alerts")

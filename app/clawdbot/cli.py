@@ -215,6 +215,7 @@ def _push(settings: Settings, parsed: argparse.Namespace) -> int:
     from clawdbot import factory
     from clawdbot.http import Http
     from clawdbot.limits import Limiter
+    from clawdbot.notes import SharedNotes
     from clawdbot.platforms.base import Services
     from clawdbot.platforms.dingtalk.client import DingTalkSender
     from clawdbot.store import connect
@@ -222,7 +223,7 @@ def _push(settings: Settings, parsed: argparse.Namespace) -> int:
     if settings.dingtalk is None:
         raise ConfigError("dingtalk.yaml is not usable; run: python -m clawdbot check")
     client = connect(settings.redis, timeout=REDIS_SECONDS)
-    services = Services(client, Http(), Limiter(client), factory.cache(settings, client))
+    services = Services(SharedNotes(client), Http(), Limiter(client), factory.cache(settings, client))
     DingTalkSender(settings.dingtalk, services).push(parsed.text)
     print("sent")
     return 0

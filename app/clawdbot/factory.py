@@ -14,6 +14,7 @@ from clawdbot.http import Http
 from clawdbot.limits import Limiter
 from clawdbot.models.client import ChatModel, EchoModel, Model
 from clawdbot.models.credentials import credential
+from clawdbot.notes import SharedNotes
 from clawdbot.platforms import senders
 from clawdbot.platforms.base import Services
 from clawdbot.store import connect
@@ -54,7 +55,7 @@ def worker(settings: Settings) -> Worker:
     queue = Queue(client, consumer_name())
     chat = Chat(
         settings,
-        senders(settings, Services(client, web, limiter, remembered)),
+        senders(settings, Services(SharedNotes(client), web, limiter, remembered)),
         model(settings.model, client, web),
         remembered,
         limiter,

@@ -6,6 +6,7 @@ import dataclasses
 import random
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import redis
 
@@ -28,6 +29,27 @@ class Rate:
 def jittered(seconds: float) -> float:
     """Return ``seconds`` give or take a fifth, so that many who wait do not come back at once."""
     return seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # spreads load, protects nothing
+
+
+class Limits(Protocol):
+    """Who may go on, and when."""
+
+    def allows(self, name: str, rate: Rate) -> bool:
+        """See `Limiter.allows`."""
+
+    def wait(self, name: str, rate: Rate) -> None:
+        """See `Limiter.wait`."""
+
+
+class Unlimited:
+    """No limits, for what has to be said while nobody can count."""
+
+    def allows(self, name: str, rate: Rate) -> bool:  # noqa: ARG002  # as Limits has it
+        """Allow it."""
+        return True
+
+    def wait(self, name: str, rate: Rate) -> None:
+        """Return at once."""
 
 
 class Limiter:

@@ -7,14 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 
-import redis
-
 from clawdbot import metrics
 from clawdbot.errors import ClawdbotError, Final, Retry
 from clawdbot.http import Response
-from clawdbot.store import Script, key
+from clawdbot.notes import Notes
+from clawdbot.store import key
 
-LOCK_MS = 15_000
+LOCK_SECONDS = 15.0
 POLL_SECONDS = 0.05
 # Renew this long before the end: a request that is on its way must not meet the end of its token.
 EARLY_SECONDS = 900
@@ -24,18 +23,16 @@ FAILED_SECONDS = 2.0
 
 
 class Token:
-    """An access token kept in Redis, whatever ``cache.yaml`` says: platforms throttle those who fetch too often."""
+    """An access token that is kept, whatever ``cache.yaml`` says: platforms throttle those who fetch too often."""
 
-    def __init__(self, client: redis.Redis, platform: str, app: str, fetch: Callable[[], tuple[str, float]]) -> None:
-        """``fetch`` returns a new token and its life in seconds."""
-        self.client = client
+    def __init__(self, notes: Notes, platform: str, app: str, fetch: Callable[[], tuple[str, float]]) -> None:
+        """Keep it in ``notes``; ``fetch`` returns a new token and its life in seconds."""
+        self._notes = notes
         self.platform = platform
         self._key = key("token", platform, app)
         self._lock = key("token-lock", platform, app)
         self._fetch = fetch
-        self._put = Script(client, "put")
-        self._drop_if = Script(client, "drop_if")
-        # One thread of this process at a time; the lock in Redis is for the other processes.
+        # One thread of this process at a time; the lock in the notes is for the other processes.
         self._turn = threading.Lock()
         self._failure: tuple[float, ClawdbotError] | None = None
 
@@ -46,25 +43,25 @@ class Token:
             Retry: nobody got one in time.
             Final: the platform refuses our credentials.
         """
-        if token := self.client.get(self._key):
-            return str(token)
+        if token := self._notes.get(self._key):
+            return token
         with self._turn:
             if self._failure and time.monotonic() < self._failure[0]:
                 raise _again(self._failure[1])
             return self._get()
 
     def _get(self) -> str:
-        end = time.monotonic() + LOCK_MS / 1000
+        end = time.monotonic() + LOCK_SECONDS
         while time.monotonic() < end:
-            if token := self.client.get(self._key):
-                return str(token)
+            if token := self._notes.get(self._key):
+                return token
             owner = secrets.token_hex(8)
-            if self._put([self._lock], [owner, LOCK_MS, "NX"]):
+            if self._notes.claim(self._lock, owner, LOCK_SECONDS):
                 try:
                     # Somebody may have stored one between our look and our lock.
-                    return str(self.client.get(self._key) or self._renew())
+                    return self._notes.get(self._key) or self._renew()
                 finally:
-                    self._drop_if([self._lock], [owner])
+                    self._notes.drop(self._lock, owner)
             time.sleep(POLL_SECONDS)
         raise Retry(f"{self.platform}: no access token in time")
 
@@ -76,12 +73,12 @@ class Token:
             self._failure = (time.monotonic() + FAILED_SECONDS, error)
             raise
         metrics.TOKEN_REFRESHES.labels(self.platform, "success").inc()
-        self._put([self._key], [token, int(max(SHORTEST_SECONDS, life - EARLY_SECONDS) * 1000)])
+        self._notes.put(self._key, token, max(SHORTEST_SECONDS, life - EARLY_SECONDS))
         return token
 
     def reject(self, token: str) -> None:
         """Forget ``token``, which the platform refused, unless there is a newer one already."""
-        self._drop_if([self._key], [token])
+        self._notes.drop(self._key, token)
 
     def use(self, call: Callable[[str], Response], refused: Callable[[Response], bool]) -> Response:
         """Return what ``call`` returns with our token; one that is ``refused`` is replaced once.

@@ -18,6 +18,7 @@ from clawdbot.errors import Final, Retry, Unsure
 from clawdbot.http import Http, TooLarge
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
+from clawdbot.notes import SharedNotes
 from clawdbot.platforms.base import Attachment, Quote, Services
 from clawdbot.platforms.dingtalk import client as module
 from clawdbot.platforms.dingtalk.client import DingTalkSender
@@ -47,7 +48,7 @@ def ding(settings: Settings, client: redis.Redis, server: ScriptedServer) -> Din
 def make(settings: Settings, client: redis.Redis, **changes: Any) -> DingTalkSender:
     assert settings.dingtalk
     limiter = Limiter(client, sleep=lambda _: None)
-    services = Services(client, Http(), limiter, Cache(client, enabled=True, ttl=60))
+    services = Services(SharedNotes(client), Http(), limiter, Cache(client, enabled=True, ttl=60))
     return DingTalkSender(dataclasses.replace(settings.dingtalk, **changes), services)
 
 

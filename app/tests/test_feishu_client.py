@@ -15,6 +15,7 @@ from clawdbot.errors import Final, Retry
 from clawdbot.http import Http
 from clawdbot.limits import Limiter
 from clawdbot.message import Message
+from clawdbot.notes import SharedNotes
 from clawdbot.platforms.base import Attachment, Quote, Services
 from clawdbot.platforms.feishu.client import FeishuSender, reply_uuid
 from clawdbot.sent import Mark
@@ -37,7 +38,7 @@ def lark(settings: Settings, client: redis.Redis, server: ScriptedServer) -> Fei
     server.on(SEND, OK)
     assert settings.feishu
     cache = Cache(client, enabled=True, ttl=60)
-    services = Services(client, Http(), Limiter(client, sleep=lambda _: None), cache)
+    services = Services(SharedNotes(client), Http(), Limiter(client, sleep=lambda _: None), cache)
     return FeishuSender(settings.feishu, services)
 
 

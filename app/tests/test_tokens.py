@@ -9,6 +9,7 @@ import pytest
 import redis
 from clawdbot import tokens
 from clawdbot.errors import Final, Retry
+from clawdbot.notes import SharedNotes
 from clawdbot.tokens import Token
 
 
@@ -38,7 +39,7 @@ def test_one_fetches_for_all(client: redis.Redis) -> None:
         time.sleep(0.1)
         return "t", 7200
 
-    assert get_all(Token(client, "p", "a", fetch)) == ["t"] * 8
+    assert get_all(Token(SharedNotes(client), "p", "a", fetch)) == ["t"] * 8
     assert len(calls) == 1
     assert 6000 < client.ttl("clawdbot:token:p:a") <= 6300
 
@@ -55,7 +56,7 @@ def test_failure_is_known_to_all_who_wait(
         time.sleep(0.1)
         raise kind("p: token endpoint is away")
 
-    token = Token(client, "p", "a", fetch)
+    token = Token(SharedNotes(client), "p", "a", fetch)
     started = time.monotonic()
     assert get_all(token) == [kind.__name__] * 8
     assert len(calls) == 1
@@ -69,6 +70,6 @@ def test_token_on_a_full_memory(client: redis.Redis) -> None:
     most = client.config_get("maxmemory")["maxmemory"]
     try:
         client.config_set("maxmemory", 1)
-        assert Token(client, "p", "a", lambda: ("t", 7200.0)).get() == "t"
+        assert Token(SharedNotes(client), "p", "a", lambda: ("t", 7200.0)).get() == "t"
     finally:
         client.config_set("maxmemory", str(most))

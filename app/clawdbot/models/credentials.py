@@ -16,6 +16,7 @@ import redis
 from clawdbot.config import ModelConfig
 from clawdbot.errors import Final, Retry
 from clawdbot.http import Http, TransportError
+from clawdbot.notes import SharedNotes
 from clawdbot.tokens import Token
 
 ZHIPU_SECONDS = 180
@@ -32,7 +33,7 @@ def credential(config: ModelConfig, client: redis.Redis, web: Http) -> Callable[
     if auth == "zhipu-jwt" and secret:
         return lambda: zhipu_jwt(key, secret, now_ms=time.time_ns() // 1_000_000)
     if auth == "baidu-iam" and secret:
-        return Token(client, config.name, key, lambda: _baidu_key(config, web)).get
+        return Token(SharedNotes(client), config.name, key, lambda: _baidu_key(config, web)).get
     return lambda: key
 
 

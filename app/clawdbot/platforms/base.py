@@ -15,12 +15,11 @@ from clawdbot.errors import Refusal
 from clawdbot.message import Message
 
 if TYPE_CHECKING:
-    import redis
-
     from clawdbot.cache import Cache
     from clawdbot.config import Access
     from clawdbot.http import Http
-    from clawdbot.limits import Limiter
+    from clawdbot.limits import Limits
+    from clawdbot.notes import Notes
     from clawdbot.sent import Mark
 
 LONGEST_ID = 256
@@ -121,9 +120,9 @@ class Receiver(Protocol):
 class Services:
     """What the senders share with everybody else in their process."""
 
-    client: redis.Redis
+    notes: Notes
     http: Http
-    limiter: Limiter
+    limiter: Limits
     cache: Cache
 
 

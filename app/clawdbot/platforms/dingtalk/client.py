@@ -59,7 +59,7 @@ class DingTalkSender:
         self._config = config
         self._http = services.http
         self._limiter = services.limiter
-        self._token = Token(services.client, self.name, config.app_key, self._fetch_token)
+        self._token = Token(services.notes, self.name, config.app_key, self._fetch_token)
         self._bases = (config.api_base_url, config.oapi_base_url)
 
     def addressed(self, message: Message) -> bool:  # noqa: ARG002  # part of Sender

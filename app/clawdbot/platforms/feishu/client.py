@@ -65,7 +65,7 @@ class FeishuSender:
         self._http = services.http
         self._limiter = services.limiter
         self._cache = services.cache
-        self._token = Token(services.client, self.name, config.app_id, self._fetch_token)
+        self._token = Token(services.notes, self.name, config.app_id, self._fetch_token)
 
     def addressed(self, message: Message) -> bool:
         """In a group the bot is meant if one of the mentions has its own id; names can be faked."""
