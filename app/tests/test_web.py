@@ -281,3 +281,44 @@ def test_timer() -> None:
 def test_quiet_logger_names() -> None:
     """urllib3 would log URLs with their query."""
     assert logging.getLogger("urllib3").isEnabledFor(logging.DEBUG) is False
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_what_a_stranger_forwards_is_not_believed(bot: Bot, settings: Settings) -> None:
+    logs.setup(settings)
+    stranger = {"REMOTE_ADDR": "198.51.100.9"}
+    for path in ("/health", "/api/dingtalk/callback"):
+        bot.web.post(path, headers={"X-Forwarded-For": "203.0.113.7"}, environ_overrides=stranger)
+    lines = [json.loads(line) for line in (settings.log_dir / "access.log").read_text().splitlines()]
+    assert [line["client"] for line in lines] == ["198.51.100.9"] * 2
+
+
+@pytest.mark.parametrize(
+    ("peer", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("10.2.3.4", 200),
+        ("::ffff:192.168.1.1", 200),
+        ("fe80::1%eth0", 200),
+        ("203.0.113.50", 200),
+        ("203.0.113.51", 404),
+        ("2001:db8::1", 404),
+        ("nonsense", 404),
+    ],
+)
+def test_metrics_are_for_those_who_run_the_bot(settings: Settings, peer: str, status: int) -> None:
+    bot = Bot(dataclasses.replace(settings, metrics_allow_ips="203.0.113.50"))
+    assert bot.web.get("/metrics", environ_overrides={"REMOTE_ADDR": peer}).status_code == status
+
+
+def test_strangers_who_ask_whether_we_are_ready_cost_one_write(bot: Bot, client: redis.Redis) -> None:
+    def writes() -> int:
+        calls: int = client.info("commandstats").get("cmdstat_set", {"calls": 0})["calls"]
+        return calls
+
+    before = writes()
+    for _ in range(50):
+        assert bot.web.get("/ready", environ_overrides={"REMOTE_ADDR": "203.0.113.9"}).status_code == 200
+    assert writes() - before <= 3
+    assert bot.web.get("/ready").status_code == 200
+    assert writes() - before >= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import json
 import math
 import re
@@ -78,6 +79,17 @@ class Reader:
         if not valid:
             self.problem(key, f"is no http(s) URL; give one such as {default}")
         return value.rstrip("/")
+
+    def networks(self, key: str, *, default: str) -> str:
+        """Addresses and networks with commas between them, as they are written; ``*`` is everybody."""
+        value = self.text(key, "give addresses such as 10.0.0.5,10.0.1.0/24", default=default)
+        for part in value.split(","):
+            try:
+                ipaddress.ip_network("0.0.0.0/0" if part.strip() in ("", "*") else part.strip(), strict=False)
+            except ValueError:
+                self.problem(key, f"{part.strip()!r} is no address and no network; give such as 10.0.0.5,10.0.1.0/24")
+                return default
+        return value
 
     def number(self, key: str, default: int, low: int, high: int) -> int:
         """A whole number."""

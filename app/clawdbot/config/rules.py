@@ -174,7 +174,8 @@ def service(reader: Reader) -> dict[str, Any]:
         "lease_seconds": reader.number("CLAWDBOT_LEASE_SECONDS", 30, 1, 3600),
         "give_up_seconds": reader.number("CLAWDBOT_GIVE_UP_SECONDS", 900, 10, 86400),
         "user_messages_per_minute": reader.number("CLAWDBOT_USER_MESSAGES_PER_MINUTE", 60, 1, 100_000),
-        "forwarded_allow_ips": reader.text("CLAWDBOT_FORWARDED_ALLOW_IPS", "give addresses", default="127.0.0.1,::1"),
+        "forwarded_allow_ips": reader.networks("CLAWDBOT_FORWARDED_ALLOW_IPS", default="127.0.0.1,::1"),
+        "metrics_allow_ips": reader.networks("CLAWDBOT_METRICS_ALLOW_IPS", default=""),
     }
 
 

@@ -127,6 +127,7 @@ class Settings:
     give_up_seconds: float
     user_messages_per_minute: int
     forwarded_allow_ips: str
+    metrics_allow_ips: str
     redis: RedisConfig
     dingtalk: DingTalkConfig | None
     feishu: FeishuConfig | None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Callable
 
 import redis
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, abort, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from clawdbot import alerts, config, logs, metrics
 from clawdbot.clock import now_ms
@@ -20,11 +21,14 @@ from clawdbot.engine.queue import Queue
 from clawdbot.platforms import PLATFORMS, receivers
 from clawdbot.store import connect, key
 from clawdbot.web import callbacks, observe
+from clawdbot.web.peers import PRIVATE, Peers, TrustedProxies
 
 log = logging.getLogger(__name__)
 
 # DingTalk waits 2.5 s for an answer; Redis gets less than half of it, twice.
 REDIS_SECONDS = 1.0
+# Strangers who ask whether we are ready cost one write in so many seconds, however often they ask.
+STRANGERS_READY_SECONDS = 1.0
 
 
 def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_ms) -> Flask:
@@ -41,10 +45,9 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     intake = Intake(queue, patience=2 * REDIS_SECONDS)
     platforms = receivers(settings)
     app = Flask("clawdbot", static_folder=None)
-    # Exactly one hop; gunicorn accepts these headers from the load balancers' addresses only.
     inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), intake, clock)
     # Flask's documentation adds middleware by replacing this attribute, which its types call a method.
-    app.wsgi_app = ProxyFix(inner, x_for=1, x_proto=1, x_host=0)  # type: ignore[method-assign]  # see above
+    app.wsgi_app = TrustedProxies(inner, Peers(settings.forwarded_allow_ips))  # type: ignore[method-assign]  # see above
     observe.install(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
@@ -65,6 +68,12 @@ def _off(name: str) -> Callable[[], Response]:
 
 
 def _add_pages(app: Flask, settings: Settings, queue: Queue) -> None:
+    insiders = Peers(f"{PRIVATE},{settings.metrics_allow_ips}")
+    writable = _Writable(queue)
+
+    def inside() -> bool:
+        return insiders.have(request.remote_addr or "")
+
     @app.get("/health")
     def health() -> Response:
         """Liveness: no dependency is asked."""
@@ -73,17 +82,39 @@ def _add_pages(app: Flask, settings: Settings, queue: Queue) -> None:
     @app.get("/ready")
     def ready() -> Response:
         """Readiness: Redis takes writes."""
-        try:
-            queue.client.set(key("ready-probe"), now_ms(), ex=60)
-        except redis.RedisError as error:
-            log.warning("not ready", extra={"fields": {"error": type(error).__name__}})
-            return _json({"status": "unavailable", "redis": type(error).__name__}, 503)
+        problem = writable.problem(0.0 if inside() else STRANGERS_READY_SECONDS)
+        if problem:
+            return _json({"status": "unavailable", "redis": problem}, 503)
         return jsonify(status="ready", platforms=_configured(settings))
 
     @app.get("/metrics")
     def metrics_page() -> Response:
-        """All metrics of all processes."""
+        """All metrics of all processes, for those who run the bot; a stranger does not learn that there are any."""
+        if not inside():
+            abort(404)
         return Response(metrics.page(queue, settings.model), content_type=CONTENT_TYPE_LATEST)
+
+
+class _Writable:
+    """Whether Redis takes writes. To ask costs it one to the disk."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._client = queue.client
+        self._asked = (-math.inf, "")
+
+    def problem(self, age: float) -> str:
+        """Name of what is wrong, empty if nothing is, as it was at most ``age`` seconds ago."""
+        asked, problem = self._asked
+        if time.monotonic() - asked < age:
+            return problem
+        problem = ""
+        try:
+            self._client.set(key("ready-probe"), now_ms(), ex=60)
+        except redis.RedisError as error:
+            problem = type(error).__name__
+            log.warning("not ready", extra={"fields": {"error": problem}})
+        self._asked = (time.monotonic(), problem)
+        return problem
 
 
 def _configured(settings: Settings) -> list[str]:
