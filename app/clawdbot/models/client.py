@@ -104,17 +104,20 @@ class ChatModel:
         self._credential = credential
         self._sleep = sleep
         self._breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
+        self._trouble = ""
 
     def ask(self, question: Question) -> Reply:
         """See `Model.ask`: one repetition at once, a deadline over all calls, and the breaker around them."""
         wait = self._breaker.wait()
         if wait:
-            raise Throttled("model: circuit breaker is open", after=wait, apology=texts.BUSY)
+            raise Throttled(f"{self._trouble} (circuit breaker is open)", after=wait, apology=texts.BUSY)
         try:
             reply = self._ask(question)
         except Failed as error:
             decided = error.for_the_queue()
             if isinstance(decided, Retry):
+                # What an operator wants to know of those who find the breaker open.
+                self._trouble = str(decided)
                 self._breaker.failed()
             else:
                 # The service is there; it is the question or the key that it does not like.
