@@ -14,7 +14,7 @@ from clawdbot.config import rules
 from clawdbot.errors import ConfigError
 from clawdbot.models.presets import presets
 
-EXAMPLES = Path(__file__).parents[1] / "config"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 ENVIRONMENT = "clawdbot.env"
 FILES = ("dingtalk.yaml", "feishu.js", "cache.yaml", ENVIRONMENT)
 ALPHABET = string.ascii_letters + string.digits

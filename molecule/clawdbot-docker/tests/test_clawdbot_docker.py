@@ -55,6 +55,23 @@ def test_the_image_is_built_once_and_shipped(both: list[Host]) -> None:
     assert sorted(map(bool, bases)) == [False, True], "the other node has nothing to build on"
 
 
+def test_the_image_is_of_use_by_itself(second: Host) -> None:
+    """For those who run it without the package: a first configuration, a number for the user, a worker that is well."""
+    image = second.check_output("sudo docker image ls --format '{{.Repository}}:{{.Tag}}' clawdbot")
+    folder = "/srv/plain"
+    run = f"sudo docker run --network none --volume {folder}:/app/config"
+    with second.sudo():
+        second.check_output(f"install -d -o 10001 -g 10001 {folder}")
+    second.check_output(f"{run} --rm {image} python -m clawdbot init --config-dir /app/config --model-type echo")
+    assert second.check_output(f"sudo docker inspect --format '{{{{.Config.User}}}}' {image}") == "10001"
+    second.check_output(f"{run} --detach --name plain --health-interval 1s {image} python -m clawdbot worker")
+    try:
+        well = "sudo docker inspect --format '{{.State.Health.Status}}' plain | grep -qx healthy"
+        second.check_output("timeout 30 sh -c %s", f"until {well}; do sleep 1; done")
+    finally:
+        second.check_output(f"sudo docker rm --force plain; sudo rm -r {folder}")
+
+
 def test_the_containers_run_the_current_release(host: Host) -> None:
     release = host.check_output("basename $(readlink /opt/clawdbot/current)")
     assert [line.split()[:2] for line in containers(host)] == [
