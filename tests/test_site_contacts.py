@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import site_contacts
+import site_inventory
 
 
 def host(address: str = "172.16.3.4", port: int = 22, boot: str = "", **written: str) -> dict[str, Any]:
@@ -54,8 +55,24 @@ def test_two_names_of_one_machine_are_refused() -> None:
 
 def test_hosts_are_known_by_their_public_or_by_their_private_addresses() -> None:
     hosts = {"lb1": host(ansible_host="203.0.113.10"), "app1": host("172.16.3.5", ansible_host="172.16.3.5")}
-    ((key, name, cure),) = site_contacts.findings(hosts, alone=False)
+    private = site_inventory.site_private_hosts(hosts, hosts)
+    assert private == ["app1"]
+    ((key, name, cure),) = site_contacts.findings(hosts, alone=False, private=private)
     assert (key, name) == ("ansible_host", "lb1")
     assert "write site_address: 172.16.3.4" in cure
     hosts["lb1"]["site_address"] = "172.16.3.4"
-    assert list(site_contacts.findings(hosts, alone=False)) == []
+    assert list(site_contacts.findings(hosts, alone=False, private=["lb1", "app1"])) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "public"),
+    [
+        ({"ansible_host": "203.0.113.10", "site_address": "172.16.3.4"}, "203.0.113.10"),
+        ({"ansible_host": "172.16.3.4"}, "172.16.3.4"),
+        ({"ansible_host": "10.1.1.1", "site_address": "203.0.113.10"}, "203.0.113.10"),
+        ({"ansible_host": "bot.example.com", "site_address": "172.16.3.4"}, "bot.example.com"),
+        ({}, "lb1"),
+    ],
+)
+def test_people_and_platforms_are_told_the_public_address(written: dict[str, str], public: str) -> None:
+    assert site_inventory.site_public_address("lb1", {"lb1": written}) == public

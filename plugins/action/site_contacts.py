@@ -7,16 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-
-#: Private networks (RFC 1918, RFC 6598, RFC 4193).
-INTERNAL = [
-    ipaddress.ip_network(each)
-    for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
-]
 
 
 def interfaces(login: Mapping[str, Any]) -> str:
@@ -38,25 +32,23 @@ def numeric(written: str) -> bool:
     return True
 
 
-def internal(written: str) -> bool:
-    """Whether it is an address that is translated on the way to the internet."""
-    return numeric(written) and any(ipaddress.ip_address(written) in network for network in INTERNAL)
-
-
-def findings(hosts: Mapping[str, Mapping[str, Any]], alone: bool) -> Iterable[tuple[str, str, str]]:
+def findings(
+    hosts: Mapping[str, Mapping[str, Any]], alone: bool, private: Collection[str] = ()
+) -> Iterable[tuple[str, str, str]]:
     """What cannot be right.
 
     Args:
         hosts: variables of the hosts that answered: ``ssh_login``, and what the inventory has of ``site_address`` and
             ``ansible_host``.
         alone: whether the installation has no other host.
+        private: hosts that the others reach at a private address.
 
     Yields:
         key that has to change, host, what to do.
     """
     machines: dict[tuple[str, frozenset[str]], str] = {}
     known = {host: str(each.get("site_address") or each.get("ansible_host") or host) for host, each in hosts.items()}
-    inside = next((host for host, address in known.items() if internal(address)), None)
+    inside = next(iter(private), None)
     for host, variables in hosts.items():
         login, written = variables["ssh_login"], str(variables.get("site_address") or "")
         if written and not has(login, written):
@@ -91,7 +83,12 @@ def findings(hosts: Mapping[str, Mapping[str, Any]], alone: bool) -> Iterable[tu
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
-    """``site_contacts:`` takes no arguments; it looks at every host of the play that this run has logged in to."""
+    """Looks at every host of the play that this run has logged in to.
+
+    Options:
+        alone (bool, required): whether the installation has no other host.
+        private (list[str], required): its hosts that the others reach at a private address.
+    """
 
     _requires_connection = False
 
@@ -99,11 +96,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         """Compare; the failure's message has everything that is wrong."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        self.validate_argument_spec({})
+        _, options = self.validate_argument_spec(
+            {
+                "alone": {"type": "bool", "required": True},
+                "private": {"type": "list", "elements": "str", "required": True},
+            }
+        )
         everybody, hosts = variables["hostvars"], variables["ansible_play_hosts"]
         known = {host: everybody[host] for host in hosts if "ssh_login" in everybody[host]}
-        groups = self._templar.template(variables["site_groups"])
-        found = list(findings(known, alone=len({host for group in groups.values() for host in group}) <= 1))
+        found = list(findings(known, options["alone"], options["private"]))
         result["changed"] = False
         if found:
             preflight = self._shared_loader_obj.action_loader.get("site_preflight", class_only=True)

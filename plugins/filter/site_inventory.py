@@ -21,10 +21,37 @@ HostVars = Mapping[str, Mapping[str, Any]]
 SITE_GROUPS = ("loadbalancer", "clawdbot", "redis", "monitoring")
 
 
+#: Private networks (RFC 1918, RFC 6598, RFC 4193).
+PRIVATE = [
+    ipaddress.ip_network(each)
+    for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+]
+
+
 def address(host: str, hostvars: HostVars) -> str:
     """Address under which the other hosts reach ``host``: site_address, else ansible_host, else its name."""
     variables = hostvars[host]
     return str(variables.get("site_address") or variables.get("ansible_host") or host)
+
+
+def is_private(written: str) -> bool:
+    """Whether ``written`` is an IP address that is translated on the way to the internet; a name is not."""
+    try:
+        found = ipaddress.ip_address(written)
+    except ValueError:
+        return False
+    return any(found in network for network in PRIVATE)
+
+
+def site_private_hosts(hosts: Iterable[str], hostvars: HostVars) -> list[str]:
+    """Those of ``hosts`` that the others reach at a private address."""
+    return [host for host in hosts if is_private(address(host, hostvars))]
+
+
+def site_public_address(host: str, hostvars: HostVars) -> str:
+    """Address of ``host`` for people and platforms: ``ansible_host`` if that is a public one, else as `address`."""
+    written = str(hostvars[host].get("ansible_host") or "")
+    return written if written and not is_private(written) else address(host, hostvars)
 
 
 def site_names(value: object) -> list[str]:
@@ -246,6 +273,8 @@ class FilterModule:
             "site_names": site_names,
             "site_addresses": site_addresses,
             "site_own_address": site_own_address,
+            "site_private_hosts": site_private_hosts,
+            "site_public_address": site_public_address,
             "site_jump_ports": site_jump_ports,
             "site_groups": site_groups,
             "site_groups_of": site_groups_of,

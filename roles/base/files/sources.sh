@@ -6,10 +6,7 @@ if command -v cloud-init >/dev/null; then
     timeout 600 cloud-init status --wait >/dev/null || outcome=$?
     case ${outcome-0} in
         0 | 2) ;; # done; done with complaints
-        124)
-            echo 'cloud-init is still at work after ten minutes; look into "cloud-init status --long" and /var/log/cloud-init.log' >&2
-            exit 1
-            ;;
+        124) failure='still at work after ten minutes' ;;
         *) failure=$(cloud-init status --long | tr '\n' ' ') ;; # one of its modules; the host may be as it should for all that
     esac
 fi
