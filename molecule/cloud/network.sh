@@ -20,12 +20,12 @@ docker exec --interactive "$router" sh -euc '
 table ip cloud {
     chain in {
         type nat hook prerouting priority dstnat
-        ip daddr 203.0.113.30 tcp dport 10022 dnat to $private.30:22
-        dnat to ip daddr map { 203.0.113.10 : $private.10, 203.0.113.20 : $private.20 }
+        ip daddr 198.51.100.30 tcp dport 10022 dnat to $private.30:22
+        dnat to ip daddr map { 198.51.100.10 : $private.10, 198.51.100.20 : $private.20 }
     }
     chain out {
         type nat hook postrouting priority srcnat
-        ip daddr $private.0/24 snat to ip saddr map { $private.10 : 203.0.113.10, $private.20 : 203.0.113.20 }
+        ip daddr $private.0/24 snat to ip saddr map { $private.10 : 198.51.100.10, $private.20 : 198.51.100.20 }
         ip saddr $private.0/24 oifname eth0 masquerade
     }
 }
@@ -33,5 +33,7 @@ RULES
 for server in bot1 lb1 app1 app2 redis1; do
     docker exec "clawdbot-cloud-$server" ip route replace default via "$private.2"
 done
-docker exec clawdbot-cloud-outside ip route replace 203.0.113.0/24 via "$outer"
-ip route replace 203.0.113.0/24 via "$outer"
+for public in 198.51.100.10 198.51.100.20 198.51.100.30; do
+    docker exec clawdbot-cloud-outside ip route replace "$public" via "$outer"
+    ip route replace "$public" via "$outer"
+done

@@ -31,7 +31,7 @@ KINDS = {
     "app2": ["Debian 12, through a bastion that is not ours, one login at a time", "sshd_config without Include"],
     "redis1": ["Debian 13, behind a forwarded port (10022)", "cloud-init that is done", "ufw"],
 }
-PUBLIC = {"bot1": "203.0.113.10", "lb1": "203.0.113.20", "redis1": "203.0.113.30"}
+PUBLIC = {"bot1": "198.51.100.10", "lb1": "198.51.100.20", "redis1": "198.51.100.30"}
 PRIVATE = {
     "bot1": "10.213.47.10",
     "lb1": "10.213.47.20",
