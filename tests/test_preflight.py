@@ -103,6 +103,53 @@ clawdbot_extra_environment: {MODEL_NAME: x, "no name": y, HTTPS_PROXY: "http://p
         assert expected in said, f"{expected!r} is not in:\n{said}"
 
 
+def test_a_proxy_and_archives_are_urls_that_every_program_takes(preflight: Run) -> None:
+    variables = f"""{GOOD_VARS}
+site_proxy: http://bot:s3cr@t@proxy.example.com:3128
+site_no_proxy: [.example.com, 10.0.0.0/8, "fd00::/8", 192.0.2.7, "*.example.org", "http://mirror.example.net", "a,b"]
+base_apt_mirror: https://bot:s3cr%40t@mirror.example.com/debian
+base_pip_index: https://bot:s3cr/t@pypi.example.com/simple
+base_npm_registry: npm.example.com
+clawdbot_pip_index_url: https://bot:s3cr%t@pypi.example.com/simple
+"""
+    done = preflight(GOOD_HOSTS, variables)
+    assert done.returncode != 0
+    for expected in (
+        "main.yml:8: site_proxy: must be http://host:port or http://user:password@host:port; in user and password",
+        "main.yml:9: site_no_proxy: '*.example.org' is no domain, address or network; write example.com",
+        "main.yml:9: site_no_proxy: 'http://mirror.example.net' is no",
+        "main.yml:9: site_no_proxy: 'a,b' is no",
+        "main.yml:11: base_pip_index: must be https://host/path",
+        "main.yml:12: base_npm_registry: must be",
+        "main.yml:13: clawdbot_pip_index_url: must be",
+    ):
+        assert expected in done.stdout, f"{expected!r} is not in:\n{done.stdout}"
+    assert "7 thing(s)" in done.stdout
+    assert "s3cr" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://proxy:3128",
+        "http://10.0.0.1:3128/",
+        "https://b%40t:p-w_%25@proxy.example.com:3129",
+        "http://[fd00::1]:80",
+    ],
+)
+def test_a_proxy_may_be_written_in_many_ways(proxy: str) -> None:
+    assert site_preflight.PROXY.fullmatch(proxy)
+    assert site_preflight.ARCHIVE.fullmatch(proxy)
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["proxy:3128", "http://proxy", "socks5://proxy:1080", "http://p:1/path", "http://a b@p:1", "http://it's@p:1"],
+)
+def test_what_not_every_program_takes_is_no_proxy(proxy: str) -> None:
+    assert not site_preflight.PROXY.fullmatch(proxy)
+
+
 def test_what_the_plays_set_is_refused_with_what_to_write_instead(preflight: Run) -> None:
     """The names are read from the plays: an inventory could not change them, and the run would not say so."""
     hosts = GOOD_HOSTS.replace("192.0.2.11}", "192.0.2.11, exporters_address: 192.0.2.11}")

@@ -54,6 +54,22 @@ TOGETHER = (
 #: A provided certificate and its key.
 PROVIDED = ("loadbalancer_tls_certificate", "loadbalancer_tls_key")
 
+#: URLs of archives in a closed network, which may hold an account and its password.
+ARCHIVES = (
+    "base_apt_mirror",
+    "base_apt_security_mirror",
+    "base_pip_index",
+    "base_npm_registry",
+    "clawdbot_pip_index_url",
+)
+#: What an account and its password are made of (RFC 3986, section 3.2.1), but for the apostrophe, a shell's quote.
+USERINFO = r"(?:[\w.~!$&()*+,;=-]|%[0-9A-Fa-f]{2})"
+SERVER = rf"https?://(?:{USERINFO}+(?::{USERINFO}*)?@)?(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])"
+ARCHIVE = re.compile(rf"{SERVER}(?::\d+)?(?:/[^\s'\"\\?#@]*)?", re.ASCII)
+PROXY = re.compile(rf"{SERVER}:\d+/?", re.ASCII)
+ENCODED = "; in user and password write %25 for %, %40 for @, %3A for :, %2F for /, %23 for #"
+DOMAIN = re.compile(r"\.?[a-z0-9-]+(?:\.[a-z0-9-]+)*", re.IGNORECASE)
+
 #: Model presets that work without a key.
 KEYLESS_MODELS = {"echo", "ollama", "vllm"}
 AES_KEY_LENGTH = 43
@@ -306,6 +322,7 @@ class Preflight:
             self.check_names(host, variables)
             self.check_values(host, variables)
             self.check_required(host, variables)
+            self.check_network(host, variables)
         for host in self.groups.get("loadbalancer", []):
             self.check_certificate(host, self.hosts[host])
         for host in self.groups.get("clawdbot", []):
@@ -432,6 +449,24 @@ class Preflight:
             password = variables.get(name)
             if isinstance(password, str) and 0 < len(password) < PASSWORD_LENGTH:
                 self.add(name, f"is shorter than {PASSWORD_LENGTH} characters; try: openssl rand -hex 24", host)
+
+    def check_network(self, host: str, variables: Mapping[str, Any]) -> None:
+        """Proxy and archives are URLs that every program takes; what is said of them shows no password."""
+        proxy = variables.get("site_proxy")
+        if isinstance(proxy, str) and proxy and not PROXY.fullmatch(proxy):
+            self.add("site_proxy", f"must be http://host:port or http://user:password@host:port{ENCODED}", host)
+        for name in ARCHIVES:
+            url = variables.get(name)
+            if isinstance(url, str) and url and not ARCHIVE.fullmatch(url):
+                self.add(name, f"must be https://host/path or https://user:password@host/path{ENCODED}", host)
+        direct = variables.get("site_no_proxy")
+        for entry in direct if isinstance(direct, list) else ():
+            try:
+                ipaddress.ip_network(str(entry), strict=False)
+            except ValueError:
+                if not DOMAIN.fullmatch(str(entry)):
+                    cure = "write example.com for that and all names below it, 10.1.2.3 or 10.0.0.0/8"
+                    self.add("site_no_proxy", f"{str(entry)!r} is no domain, address or network; {cure}", host)
 
     def check_certificate(self, host: str, variables: Mapping[str, Any]) -> None:
         """A certificate that the platforms trust has a name, and a provided one fits the name and its key."""

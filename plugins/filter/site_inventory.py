@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import urllib.parse
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -264,6 +265,18 @@ def site_batch(hosts: Collection[str], forks: int) -> int:
     return max(1, math.ceil(len(hosts) / rounds))
 
 
+def credentials(url: str) -> list[str]:
+    """Account and password that stand in a URL, decoded; empty where none do (RFC 3986, section 3.2.1)."""
+    account, at, _ = urllib.parse.urlsplit(url).netloc.rpartition("@")
+    return [urllib.parse.unquote(part) for part in account.partition(":")[::2]] if at else []
+
+
+def without_credentials(url: str) -> str:
+    """The URL for files and logs that everybody may read."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 class FilterModule:
     """Entry point for Ansible."""
 
@@ -285,5 +298,7 @@ class FilterModule:
             "site_certificate": site_certificate,
             "site_url": site_url,
             "worded": worded,
+            "credentials": credentials,
+            "without_credentials": without_credentials,
             "site_batch": site_batch,
         }

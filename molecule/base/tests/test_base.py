@@ -1,5 +1,6 @@
 """What the base role promises, as the host itself sees it."""
 
+import base64
 import os
 import subprocess
 from pathlib import Path
@@ -130,16 +131,18 @@ def test_packages_come_from_the_company_mirror_only(host: Host) -> None:
     proxy = "sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends apt-cacher-ng"
     host.check_output(f"{proxy} && sudo systemctl start apt-cacher-ng")
     variables = [
-        "base_apt_mirror=" + MIRROR,
-        "base_pip_index=https://pypi.example/simple",
+        "base_apt_mirror=" + MIRROR.replace("//", "//bot:mirror%40s3cr3t@"),
+        "base_pip_index=https://bot:index%40s3cr3t@pypi.example/simple",
         "base_npm_registry=https://npm.example",
     ]
-    options = [word for variable in variables for word in ("--extra-vars", variable)]
+    options = ["-vvv", *(word for variable in variables for word in ("--extra-vars", variable))]
     before = host.check_output("apt-get indextargets --format '$(SITE)'")
     for changed in ("changed=2", "changed=0"):
         run = prepare(host, *options)
         assert run.returncode == 0, run.stdout[-3000:]
         assert changed in run.stdout.rpartition(name)[2], run.stdout[-3000:]
+        # The command line that Ansible was called with here stands in no output.
+        assert "s3cr3t" not in run.stdout, "a password is shown"
     sources = host.check_output("apt-get indextargets --format '$(SITE)'").split()
     assert sources
     assert all(source.startswith(MIRROR) for source in sources), sources
@@ -147,11 +150,18 @@ def test_packages_come_from_the_company_mirror_only(host: Host) -> None:
     assert host.run("sudo apt-get update -qq && apt-get download --print-uris hello").stdout.startswith(
         f"'{MIRROR}/pool"
     )
-    assert host.check_output("cat /etc/pip.conf").endswith("index-url = https://pypi.example/simple")
+    asked = host.check_output("sudo apt-get -o Debug::Acquire::http=true update 2>&1")
+    assert f"Authorization: Basic {base64.b64encode(b'bot:mirror@s3cr3t').decode()}" in asked
+    assert host.run("cat /etc/pip.conf /etc/apt/auth.conf.d/clawdbot.conf").stdout == "", "anybody may read them"
+    assert host.run("grep -r s3cr3t /etc/apt /etc/pip.conf").stdout == ""
+    assert host.check_output("sudo cat /etc/pip.conf").endswith(
+        "index-url = https://bot:index%40s3cr3t@pypi.example/simple"
+    )
     assert host.check_output("tail -n 1 /etc/npmrc") == "registry=https://npm.example"
     # The network is open again: the host has the sources it came with, and only those.
     assert prepare(host).returncode == 0
     assert host.check_output("apt-get indextargets --format '$(SITE)'") == before
+    assert not host.file("/etc/apt/auth.conf.d/clawdbot.conf").exists
     assert not host.file("/etc/pip.conf").exists
     assert not host.file("/etc/npmrc").exists
 

@@ -72,6 +72,22 @@ def test_the_image_is_of_use_by_itself(second: Host) -> None:
         second.check_output(f"sudo docker rm --force plain; sudo rm -r {folder}")
 
 
+def test_no_image_holds_the_networks_password(host: Host) -> None:
+    """But for the stage that Python's packages are installed in, whose history shows the address of their index."""
+    search = "grep --text --file /run/needle"
+    with host.sudo():
+        host.check_output("sh -c 'umask 077; head -c 24 /opt/closed_network/password >/run/needle'")
+        for image in host.check_output(
+            "docker image ls --quiet clawdbot; docker image ls --quiet clawdbot-base"
+        ).split():
+            described = f"docker history --no-trunc {image}; docker inspect {image}"
+            assert host.run(f"sh -c '{described}' | {search}").stdout == ""
+            host.check_output(f"docker create --name look {image} true")
+            assert host.run(f"docker export look | {search} --count").stdout == "0\n"
+            host.check_output("docker rm look")
+        host.check_output("rm /run/needle")
+
+
 def test_the_containers_run_the_current_release(host: Host) -> None:
     release = host.check_output("basename $(readlink /opt/clawdbot/current)")
     assert [line.split()[:2] for line in containers(host)] == [
@@ -137,15 +153,17 @@ def test_a_broken_change_of_the_runtime_goes_back_without_a_refused_connection(s
 
 
 def test_an_image_of_a_registry_is_pulled(second: Host) -> None:
-    image, other = "127.0.0.1:5000/clawdbot:1", "127.0.0.1:5000/clawdbot:none"
+    # Under this name only the network's proxy reaches it.
+    image, other = "registry.test/clawdbot:1", "registry.test/clawdbot:none"
+    pushed = image.replace("registry.test", "127.0.0.1:5000")
     before = second.check_output("basename $(readlink /opt/clawdbot/current)")
     steps = (
         "apt-get install --yes --quiet --no-install-recommends docker-registry",
         "systemctl disable --quiet --now docker-registry.service",
         "systemd-run --quiet --unit=registry docker-registry serve /run/registry.yml",
-        f"docker tag clawdbot:{before} {image}",
-        f"for try in 1 2 3 4 5; do docker push --quiet {image} && break; sleep 1; done",
-        f"docker image rm {image}",
+        f"docker tag clawdbot:{before} {pushed}",
+        f"for try in 1 2 3 4 5; do docker push --quiet {pushed} && break; sleep 1; done",
+        f"docker image rm {pushed}",
     )
     second.check_output("printf %s | sudo tee /run/registry.yml", REGISTRY)
     second.check_output("sudo sh -ec %s", "; ".join(steps))

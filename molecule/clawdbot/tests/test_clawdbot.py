@@ -26,18 +26,18 @@ for number in range({LINES}):
         time.sleep(0.05)
 """
 
-# A proxy that plays DingTalk for every name it is asked for, and writes down what it is sent.
-PROXY = """
+# A DingTalk that only the network's proxy reaches by its name, and that writes down what it is sent.
+DINGTALK = """
 import http.server, json
-class Proxy(http.server.BaseHTTPRequestHandler):
+class DingTalk(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        with open("/run/proxy.log", "a") as log:
-            print(json.dumps([self.path, body]), file=log)
+        with open("/run/dingtalk.log", "a") as log:
+            print(json.dumps([self.headers["Host"], body]), file=log)
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b'{\\"errcode\\":0}')
-http.server.HTTPServer(("127.0.0.1", 3128), Proxy).serve_forever()
+http.server.HTTPServer(("127.0.0.1", 3128), DingTalk).serve_forever()
 """
 
 # Somebody writes to the robot, with DingTalk's signature.
@@ -108,24 +108,65 @@ def test_the_command_line_reads_the_same_configuration(host: Host) -> None:
 
 
 @pytest.fixture
-def proxy(host: Host) -> Iterator[None]:
-    """The proxy that the bot is told to use."""
-    host.check_output("sudo systemd-run --quiet --unit=proxy python3 -c %s", PROXY)
+def dingtalk(host: Host) -> Iterator[None]:
+    """DingTalk is there."""
+    host.check_output("sudo systemd-run --quiet --unit=dingtalk python3 -c %s", DINGTALK)
     yield
-    host.check_output("sudo systemctl stop proxy.service; sudo rm -f /run/proxy.log")
+    host.check_output("sudo systemctl stop dingtalk.service; sudo rm -f /run/dingtalk.log")
 
 
 def reply(host: Host, sender: str, words: str) -> str:
-    """What somebody is answered, as the proxy was handed it."""
-    host.check_output("sudo rm -f /run/proxy.log")
+    """What somebody is answered, as DingTalk was handed it."""
+    host.check_output("sudo rm -f /run/dingtalk.log")
     host.check_output("python3 -c %s %s %s", WRITE, sender, words)
-    host.check_output("timeout 20 sh -c %s", "until [ -s /run/proxy.log ]; do sleep 0.2; done")
-    url, body = json.loads(host.check_output("sudo tail -n 1 /run/proxy.log"))
-    assert url.startswith("http://dingtalk.test/")
+    host.check_output("timeout 20 sh -c %s", "until [ -s /run/dingtalk.log ]; do sleep 0.2; done")
+    name, body = json.loads(host.check_output("sudo tail -n 1 /run/dingtalk.log"))
+    assert name == "dingtalk.test"
     return str(body)
 
 
-@pytest.mark.usefixtures("proxy")
+def test_packages_came_through_the_proxy_as_there_is_no_other_way(host: Host) -> None:
+    for name in ("deb.debian.org", "pypi.org"):
+        for port in (80, 443):
+            program = f"import socket; socket.create_connection(('{name}', {port}), 5)"
+            assert host.run("sudo python3 -c %s", program).rc != 0, "the network is not closed"
+    requests = host.check_output("cat /var/log/closed-proxy.log").splitlines()
+    assert [line for line in requests if "://deb.debian.org" in line]
+    assert not [line for line in requests if line.startswith("407")]
+    built = host.run('test -d /opt/clawdbot/venvs -a -n "$(ls /opt/clawdbot/venvs)"').rc == 0
+    if built or host.check_output("sudo docker image ls --quiet clawdbot-base 2>/dev/null"):
+        assert [line for line in requests if line.startswith("index GET /simple/")]
+        assert [line for line in requests if line.startswith(" CONNECT files.pythonhosted.org")]
+
+
+def test_the_networks_password_is_in_no_process_list_and_no_log_and_readable_by_nobody_else(host: Host) -> None:
+    assert host.check_output("sudo cat /run/closed-watch") == ""
+    # Whoever looks has to be able to find it.
+    show = 'sh -c "sleep 0.5; true" "$(head -c 24 /opt/closed_network/password)"'
+    host.check_output("sudo sh -c %s", show)
+    assert "sleep 0.5" in host.check_output("sudo cat /run/closed-watch")
+    host.check_output("sudo truncate --size=0 /run/closed-watch")
+
+    keep = "umask 077; head -c 24 /opt/closed_network/password >/run/needle"
+    search = "xargs --null grep --text --files-with-matches --fixed-strings --file /run/needle"
+    places = "/etc /home /opt /root /run /tmp /usr/local /var/backups /var/cache /var/lib /var/log"
+    find = f"setpriv --reuid=nobody --clear-groups find {places} -type f -readable -print0 2>/dev/null"
+    with host.sudo():
+        host.check_output(f"sh -c '{keep}'")
+        assert host.check_output(f"printf '/run/needle\\0' | {search}") == "/run/needle"
+        # xargs and grep fail where nothing is found.
+        assert host.run(f"{find} | {search}").stdout == ""
+        assert host.run(f"find /var/log -type f -print0 | {search}").stdout == ""
+        assert host.run("journalctl --no-pager --output=export | grep --text --file /run/needle").stdout == ""
+        host.check_output("rm /run/needle")
+
+
+def test_apt_goes_on_for_those_who_may_not_read_the_password(host: Host) -> None:
+    assert host.run("cat /etc/apt/auth.conf.d/clawdbot.conf").rc != 0
+    assert "Candidate:" in host.check_output("apt-cache policy hello")
+
+
+@pytest.mark.usefixtures("dingtalk")
 def test_the_bots_own_calls_go_through_the_proxy_that_it_is_given(host: Host) -> None:
     assert "echo: hello" in reply(host, "alice", "hello")
     for unit in ("clawdbot", "clawdbot-worker"):
@@ -137,11 +178,14 @@ def test_the_bots_own_calls_go_through_the_proxy_that_it_is_given(host: Host) ->
         assert 'NOTE=it\'s "so"' in environment.splitlines()
 
 
-@pytest.mark.usefixtures("proxy")
+@pytest.mark.usefixtures("dingtalk")
 def test_a_list_of_those_who_may_write_takes_effect_at_the_next_run_and_stays(host: Host) -> None:
     only_bob = "-e" + json.dumps({"clawdbot_dingtalk_allow_users": ["bob"]})
     assert "hello" in reply(host, "alice", "hello")
-    converge(host, only_bob)
+    said = converge(host, "-vvv", only_bob)
+    password = host.check_output("sudo head -c 24 /opt/closed_network/password")
+    assert len(password) == 24
+    assert password not in said, "the network's password is in the output of a run"
     assert "hello" not in reply(host, "alice", "hello")
     assert "hello" in reply(host, "bob", "hello")
     assert "changed=0" in converge(host, only_bob)

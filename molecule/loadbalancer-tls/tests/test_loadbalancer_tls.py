@@ -166,6 +166,23 @@ def test_authority_issues_and_renews(acme: Host) -> None:
     assert post_tls(acme, name, issuer())[0] == 200
 
 
+def test_authority_is_reached_through_the_networks_proxy_alone(acme: Host) -> None:
+    (authority,) = hosts("authority")
+    direct = f"import socket; socket.create_connection(('{address(authority)}', 14000), 5)"
+    assert acme.run("python3 -c %s", direct).rc != 0, "the network is not closed"
+    requests = acme.check_output("cat /var/log/closed-proxy.log").splitlines()
+    assert f" CONNECT {address(authority)}:14000" in requests
+    assert not [line for line in requests if line.startswith("407")]
+    with acme.sudo():
+        assert acme.check_output("cat /run/closed-watch") == "", "the password was in a command line"
+        secret = acme.check_output("head -c 24 /opt/closed_network/password")
+        assert secret in acme.check_output("cat /etc/nginx/tls/certbot.env")
+        assert acme.file("/etc/nginx/tls/certbot.env").mode == 0o600
+        assert secret not in acme.check_output(
+            "systemctl show certbot.service; cat /var/log/letsencrypt/letsencrypt.log"
+        )
+
+
 def change(**variables: str) -> None:
     """Runs the role with other settings, and once more without an effect."""
     for _ in range(2):

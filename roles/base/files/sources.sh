@@ -25,8 +25,8 @@ done
 for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do
     [ -s "$list" ] || [ ! -e "$list.disabled" ] || echo "ours: $list.disabled"
 done
-for index in /etc/pip.conf /etc/npmrc; do
-    ! grep -qsF 'Ansible managed: role base' "$index" || echo "ours: $index"
+for file in /etc/apt/auth.conf.d/clawdbot.conf /etc/apt/apt.conf.d/51clawdbot-proxy /usr/local/libexec/clawdbot-apt-proxy /etc/pip.conf /etc/npmrc; do
+    ! grep -qsF 'Ansible managed: role base' "$file" || echo "ours: $file"
 done
 # Where dpkg keeps what it has not finished writing down, and packages that are half there.
 [ -z "$(ls /var/lib/dpkg/updates)$(dpkg --audit)" ] || echo interrupted
