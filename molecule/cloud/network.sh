@@ -1,12 +1,16 @@
 #!/bin/sh
 # Runs on the controller: real packet paths to the scenario's servers, which have private addresses only, as in a cloud. The router
-# translates public addresses one to one, both ways and between the servers as well, and forwards one port.
+# translates public addresses one to one, both ways and between the servers as well, and forwards one port. The controller and the rest of
+# the world come from public addresses, too; under their own ones Docker would translate them a second time.
 set -eu
 router=clawdbot-cloud-router
 private=10.213.47
 
 docker network connect --ip "$private.2" clawdbot-private "$router"
-outer=$(docker inspect --format '{{ (index .NetworkSettings.Networks "clawdbot-molecule").IPAddress }}' "$router")
+address='{{ (index .NetworkSettings.Networks "clawdbot-molecule").IPAddress }}'
+outer=$(docker inspect --format "$address" "$router")
+outside=$(docker inspect --format "$address" clawdbot-cloud-outside)
+controller=$(docker network inspect --format '{{ (index .IPAM.Config 0).Gateway }}' clawdbot-molecule)
 docker exec --interactive "$router" sh -euc '
     mount -o remount,rw /proc/sys
     sysctl --quiet --write net.ipv4.ip_forward=1
@@ -25,7 +29,9 @@ table ip cloud {
     }
     chain out {
         type nat hook postrouting priority srcnat
-        ip daddr $private.0/24 snat to ip saddr map { $private.10 : 198.51.100.10, $private.20 : 198.51.100.20 }
+        ip daddr $private.0/24 snat to ip saddr map {
+            $controller : 198.51.100.1, $outside : 198.51.100.2, $private.10 : 198.51.100.10, $private.20 : 198.51.100.20
+        }
         ip saddr $private.0/24 oifname eth0 masquerade
     }
 }
