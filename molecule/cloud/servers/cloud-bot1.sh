@@ -3,6 +3,7 @@
 set -eu
 mount -o remount,rw /proc/sys
 sysctl --quiet --write net.ipv6.conf.all.disable_ipv6=1
+mount -o remount,ro /proc/sys
 
 echo "debian:$PASSWORD" | chpasswd
 echo 'debian ALL=(ALL) ALL' >/etc/sudoers.d/90-cloud-init-users
