@@ -12,7 +12,7 @@ outer=$(docker inspect --format "$address" "$router")
 outside=$(docker inspect --format "$address" clawdbot-cloud-outside)
 controller=$(docker network inspect --format '{{ (index .IPAM.Config 0).Gateway }}' clawdbot-molecule)
 docker exec --interactive "$router" sh -euc '
-    mount -o remount,rw /proc/sys
+    mount -o remount,bind,rw /proc/sys
     sysctl --quiet --write net.ipv4.ip_forward=1
     cp --archive /usr/local/share/package-lists/. /var/lib/apt/lists/
     apt-get install --quiet=2 --yes --no-install-recommends nftables >/dev/null

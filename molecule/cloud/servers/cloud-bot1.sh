@@ -1,9 +1,9 @@
 #!/bin/sh
 # Debian 12 as Aliyun has it: no IPv6, sudo asks for a password, cloud-init ended with an error, time servers of the cloud, an agent.
 set -eu
-mount -o remount,rw /proc/sys
+mount -o remount,bind,rw /proc/sys
 sysctl --quiet --write net.ipv6.conf.all.disable_ipv6=1
-mount -o remount,ro /proc/sys
+mount -o remount,bind,ro /proc/sys
 
 echo "debian:$PASSWORD" | chpasswd
 echo 'debian ALL=(ALL) ALL' >/etc/sudoers.d/90-cloud-init-users
