@@ -11,7 +11,7 @@ import pytest
 import requests
 from clawdbot.web import worker
 from gunicorn.workers import gthread
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .site import Site
@@ -178,3 +178,52 @@ def test_the_insides_of_gunicorn_that_this_relies_on() -> None:
         assert callable(getattr(base, method))
     assert gthread.STOP_KEEPALIVE_LINGER > 0  # type: ignore[attr-defined]  # the type stubs are older
     assert "data_ready" in gthread.TConn.__init__.__code__.co_names
+
+
+LINES = st.one_of(
+    st.sampled_from(
+        [
+            b"Content-Length: 5",
+            b"Content-Length: -1",
+            b"Content-Length: 5, 5",
+            b"Content-Length: 0x10",
+            b"Content-Length: 99999999999999999999",
+            b"Transfer-Encoding: chunked",
+            b"Transfer-Encoding: gzip, chunked",
+            b"Transfer-Encoding: chunked, identity",
+            b"Transfer-Encoding:\tchunked",
+            b"Expect: 100-continue",
+            b"Connection: close",
+            b"Content-Encoding: gzip",
+            b" folded",
+            b"Host: a\x00b",
+        ]
+    ),
+    st.binary(max_size=40).filter(lambda line: b"\n" not in line),
+)
+BODIES = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from(
+        [b"5\r\nhello\r\n0\r\n\r\n", b"zz\r\n", b"-1\r\n", b"5;\r\nhel", b"5\r\nhelloXX0\r\n\r\n", b"FFFFFFFFF\r\n"]
+    ),
+)
+PATHS = st.sampled_from(
+    [b"/api/dingtalk/callback", b"/api/feishu/callback", b"/api/alerts", b"/health", b"/ready", b"/%00", b"/\xff", b"*"]
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([b"GET", b"POST", b"PUT", b"\x00"]), PATHS, st.lists(LINES, max_size=4), BODIES)
+def test_no_request_of_a_stranger_is_our_fault(
+    site: Site, method: bytes, path: bytes, lines: list[bytes], body: bytes
+) -> None:
+    request = b"\r\n".join([method + b" " + path + b" HTTP/1.1", b"Host: bot", *lines, b"", body])
+    with connection(site) as client:
+        with contextlib.suppress(OSError):
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            said = answer(client)
+    for part in said.split(b"HTTP/1.1 ")[1:]:
+        assert part[:1] in b"1234", said[:200]
