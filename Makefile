@@ -149,6 +149,7 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 soak: setup app/.venv/.done ## the long runs: a cluster's life under load, one server under load, chaos; figures in docs/lifecycle.md and docs/engine.md
 	molecule test -s lifecycle
 	SINGLE_SECONDS=600 molecule test -s single
+	SSH_DEATHS=every molecule test -s ssh
 	@sandbox/bootstrap.sh packages nodejs redis-tools
 	cd app && .venv/bin/python -m pytest -m soak
 

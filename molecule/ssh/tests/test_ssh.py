@@ -21,7 +21,9 @@ INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 HOSTS = ("ssh-debian12", "ssh-debian13")
 PORTS = (2222, 2022)
 #: Where the run is killed, which time it gets there, and whether the host's own timers come before the next run.
-DEATHS = [
+#: `make soak` tries every one; otherwise those that leave the hosts in states that differ: rules or settings in force
+#: but not proven, with either timer at its end, one of two ports proven, and the old one closed in sshd only.
+EVERY = [
     ("firewall : Load the rules, with a timer that undoes it", 1, False),
     ("firewall : Connect anew", 1, True),
     ("firewall : Confirm the rules", 1, False),
@@ -36,6 +38,8 @@ DEATHS = [
     ("firewall : Connect anew", 2, True),
     ("firewall : Confirm the rules", 2, False),
 ]
+SOME = [EVERY[1], EVERY[3], EVERY[4], EVERY[6], EVERY[10]]
+DEATHS = EVERY if os.environ.get("SSH_DEATHS") == "every" else SOME
 
 
 @cache
