@@ -51,10 +51,20 @@ def nobody_refused(host: Host) -> Iterator[None]:
 
 
 def converge(host: Host, *options: str) -> str:
-    """A run with other settings on this host, as its operator does it."""
+    """A run of role clawdbot with other settings on this host, as its operator does it."""
     inventory, name = os.environ["MOLECULE_INVENTORY_FILE"], host.backend.get_hostname()
     done = subprocess.run(
-        ["ansible-playbook", "-i", inventory, "molecule/clawdbot/converge.yml", "--limit", name, *options],
+        [
+            "ansible-playbook",
+            "-i",
+            inventory,
+            "--tags",
+            "clawdbot",
+            "--limit",
+            name,
+            "molecule/clawdbot/converge.yml",
+            *options,
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
