@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import requests
 from clawdbot.web import worker
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from gunicorn.workers import gthread
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -62,6 +66,11 @@ def answer(client: socket.socket) -> bytes:
         HEAD,
         HEAD + b"Content-Length: 1000\r\n\r\n{",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+        # What only looks like the end: a chunk holds it.
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n64\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nTrailer: x\r\n",
+        HEAD + b"Content-Length: 0000000000000000001000\r\n\r\n{",
+        b"\r\n\r\nPOST /api/ding",
         b"GET /health HTTP/1.1\r\nHost: bot\r\n\r\nGET /hea",
     ],
 )
@@ -110,6 +119,29 @@ def test_who_never_closes_stops_nobody(site: Site, connections: list[socket.sock
         client.sendall(b"GET /health HTTP/1.1\r\nHost: bot\r\nConnection: close\r\n\r\n")
     for _ in range(5):
         assert requests.get(f"{site.url}/health", timeout=1).ok
+
+
+def test_who_never_reads_holds_no_thread() -> None:
+    """A thread that answers waits no longer for its reader than one that reads waits for its sender."""
+
+    def application(_: object, start_response: Callable[[str, list[tuple[str, str]]], object]) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "50000000")])
+        return [b"x" * 50_000_000]
+
+    cfg = Config()
+    process = worker.Worker(1, os.getpid(), [], None, 30, cfg, Logger(cfg))
+    process.wsgi = application
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: bot\r\n\r\n")
+        accepted, address = listener.accept()
+        thread = threading.Thread(
+            target=process.handle, args=[gthread.TConn(cfg, accepted, address, address)], daemon=True
+        )
+        with accepted:
+            thread.start()
+            thread.join(worker.THREAD_SECONDS + 5)
+            assert not thread.is_alive()
+    process.tmp.close()
 
 
 def test_requests_that_come_together_are_answered_one_by_one(site: Site) -> None:
@@ -162,19 +194,41 @@ def test_an_answer_to_what_is_too_large_is_whole() -> None:
     assert f"Content-Length: {len(body)}".encode() in head
 
 
+def test_looking_at_chunks_takes_a_moment() -> None:
+    """The main loop does it. Where every line is looked at once for each line before it, this takes ten seconds."""
+    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    for line in (b"0\r\n", b"0;a\r\n", b"1\r\nx\r\n"):
+        started = time.process_time()
+        worker.missing(chunked + line * 16_000)
+        assert time.process_time() - started < 1
+
+
 @given(st.binary(max_size=300), st.integers(0, 300))
 def test_what_is_missing_never_grows_by_more_than_arrives(body: bytes, cut: int) -> None:
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     cut = min(cut, len(request))
-    assert worker.missing(request) == 0
-    assert 0 <= worker.missing(request[:cut]) <= len(request) - cut
-    assert (worker.missing(request[:cut]) == 0) == (cut == len(request))
+    assert worker.missing(request) == (0, 0)
+    assert 0 <= worker.missing(request[:cut])[0] <= len(request) - cut
+    assert (worker.missing(request[:cut])[0] == 0) == (cut == len(request))
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.lists(st.integers(1, 60), max_size=40))
+def test_chunks_are_whole_when_the_last_byte_is_there_however_they_come(chunks: list[bytes], steps: list[int]) -> None:
+    body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    request = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n"
+    at, known = 0, 0
+    for step in steps:
+        at = min(at + step, len(request))
+        more, known = worker.missing(request[:at], known)
+        assert (more == 0) == (at == len(request))
+        assert more <= len(request) - at
+    assert worker.missing(request, known)[0] == worker.missing(request)[0] == 0
 
 
 def test_the_insides_of_gunicorn_that_this_relies_on() -> None:
     """Read anew when one of these fails: `worker` overrides what the threaded worker does between its own methods."""
     base = gthread.ThreadWorker
-    for method in ("enqueue_req", "on_pending_socket_readable", "murder_pending", "_cap_keepalive"):
+    for method in ("enqueue_req", "on_pending_socket_readable", "murder_pending", "_cap_keepalive", "handle"):
         assert callable(getattr(base, method))
     assert gthread.STOP_KEEPALIVE_LINGER > 0  # type: ignore[attr-defined]  # the type stubs are older
     assert "data_ready" in gthread.TConn.__init__.__code__.co_names

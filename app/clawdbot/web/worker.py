@@ -23,18 +23,23 @@ from clawdbot.web.body import MAX_BODY
 
 #: Seconds that a request may take to arrive. Both platforms send theirs in one go.
 ARRIVAL_SECONDS = 10.0
-#: Bytes in which the headers have to end; gunicorn's own limits are stricter.
+#: Bytes in which the headers have to end, and so the trailers; gunicorn's own limits are stricter.
 LONGEST_HEAD = 64 * 1024
+#: Bytes in which the line before a chunk has to end.
+LONGEST_LINE = 8 * 1024
 #: Bytes that are waited for at most.
 GREATEST = MAX_BODY + LONGEST_HEAD
 # How long a worker that stops keeps connections, as gunicorn.conf.py has it.
 LINGER = 0.2
 # How long the other side may take to close a connection that we are done with.
 ENDING_SECONDS = 2.0
+# How long a thread waits at most, for a reader of its answer or for what should have arrived already.
+THREAD_SECONDS = 2.0
 END_OF_HEAD = b"\r\n\r\n"
-LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
+LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*0*(\d*)[ \t]*\r\n", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
-LAST_CHUNK = re.compile(rb"(?:^|\r\n)0+(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n")
+# As gunicorn reads it: whatever else is in this place is refused at once.
+CHUNK_LINE = re.compile(rb"([0-9a-f]+)(?:[ \t]*;.*)?", re.IGNORECASE | re.DOTALL)
 CONTINUE = re.compile(rb"\r\nexpect[ \t]*:[ \t]*100-continue", re.IGNORECASE)
 TOO_LARGE = (
     b"HTTP/1.1 413 Request Entity Too Large\r\nConnection: close\r\n"
@@ -43,25 +48,52 @@ TOO_LARGE = (
 )
 
 
-def missing(data: bytes) -> int:
-    """Return how many bytes of the first request in ``data`` are still to come, at least.
+def missing(data: bytes, chunk: int = 0) -> tuple[int, int]:
+    """Return how many bytes of the first request in ``data`` are still to come, at least, and where to go on looking.
 
     0: it is whole, or can be refused as it is. -1: it is greater than `GREATEST`.
+
+    Args:
+        data: the request from its beginning, and perhaps what follows it.
+        chunk: the second value of the look before, when ``data`` was shorter.
     """
     head = data.find(END_OF_HEAD)
     if head < 0:
-        return 0 if len(data) >= LONGEST_HEAD else 1
-    fields = data[: head + 2]
-    body = len(data) - head - len(END_OF_HEAD)
+        return (0 if len(data) >= LONGEST_HEAD else 1), 0
+    fields, body = data[: head + 2], head + len(END_OF_HEAD)
     if CHUNKED.search(fields):
-        if LAST_CHUNK.search(data, head + len(END_OF_HEAD)):
-            return 0
-        return -1 if len(data) >= GREATEST else 1
+        return _missing_of_chunks(data, max(chunk, body))
     found = LENGTH.search(fields)
-    length = int(found[1]) if found else 0
-    if head + len(END_OF_HEAD) + length > GREATEST:
-        return -1
-    return max(0, length - body)
+    # Ten digits without leading zeros are too large whatever they are.
+    length = int(found[1][:10] or b"0") if found else 0
+    if body + length > GREATEST:
+        return -1, 0
+    return max(0, body + length - len(data)), 0
+
+
+def _missing_of_chunks(data: bytes, chunk: int) -> tuple[int, int]:
+    """See `missing`; the line of a chunk begins at ``chunk``. Chunks are not looked at twice, their bytes not once."""
+    while True:
+        end = data.find(b"\r\n", chunk)
+        if end < 0:
+            return (1 if len(data) - chunk < LONGEST_LINE else -1), chunk
+        line = CHUNK_LINE.fullmatch(data, chunk, end)
+        if not line:
+            return 0, chunk
+        size = int(line[1], 16)
+        if not size:
+            break
+        following = end + 2 + size + 2
+        if following > GREATEST:
+            return -1, chunk
+        if following > len(data):
+            return following - len(data), chunk
+        if data[following - 2 : following] != b"\r\n":
+            return 0, chunk
+        chunk = following
+    if data.find(END_OF_HEAD, end) >= 0:
+        return 0, chunk
+    return (1 if len(data) - end < LONGEST_HEAD else -1), chunk
 
 
 class Worker(gthread.ThreadWorker):
@@ -86,19 +118,31 @@ class Worker(gthread.ThreadWorker):
             return
         if wanted == 0:
             self._wake_after(conn, 1)
-            conn.arrival = None
+            conn.arrival, conn.chunk = None, 0
             conn.data_ready = True
             super().enqueue_req(conn)
             return
         if wanted < 0:
             self._refuse(conn)
             return
-        self._wake_after(conn, wanted)
         now = time.monotonic()
         conn.arrival = getattr(conn, "arrival", None) or now + ARRIVAL_SECONDS
+        if now >= conn.arrival:
+            self._drop(conn)
+            return
+        self._wake_after(conn, wanted)
         conn.timeout = conn.arrival if self.alive else min(conn.arrival, now + LINGER)
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def handle(self, conn: Any) -> Any:
+        """Answer what has arrived. Runs in a thread, which must not be held: not by who does not read, either."""
+        conn.init = partial(self._init, conn)
+        return super().handle(conn)
+
+    def _init(self, conn: Any) -> None:
+        gthread.TConn.init(conn)
+        conn.sock.settimeout(THREAD_SECONDS)
 
     def murder_pending(self) -> None:
         """Close what has waited too long. Runs once a second at least."""
@@ -115,10 +159,10 @@ class Worker(gthread.ThreadWorker):
         try:
             held = conn.sock.recv(GREATEST, socket.MSG_PEEK)
         except BlockingIOError:
-            return missing(before) if before and missing(before) <= 0 else 1
+            return min(missing(before)[0], 1) if before else 1
         if len(held) < getattr(conn, "low_water", 1):
             return 0  # woken for less than was asked for: the other side has closed, and the thread finds out
-        more = missing(before + held)
+        more, conn.chunk = missing(before + held, getattr(conn, "chunk", 0))
         if more > 0 and not getattr(conn, "encouraged", False) and CONTINUE.search(before + held):
             conn.encouraged = True
             conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
