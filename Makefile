@@ -81,7 +81,7 @@ logs: .venv/.done ## show the newest lines of the bot's logs on every sandbox no
 
 # --- Test ----------------------------------------------------------------------------------------
 .PHONY: test
-test: ## lint, unit tests, every Molecule scenario but the long one
+test: ## lint, unit tests, every Molecule scenario but the long ones
 	@$(call say,Lint and unit tests while the images are built: about five minutes)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target setup unit lint
 	@$(MAKE) --no-print-directory molecule
@@ -116,7 +116,7 @@ unit-app: app/.venv/.done
 	cd app && .venv/bin/python -m pytest --cov --cov-report=term:skip-covered
 
 .PHONY: molecule
-molecule: setup ## every Molecule scenario but the long one, or one with ROLE=nginx
+molecule: setup ## every Molecule scenario but the long ones, or one with ROLE=nginx
 	@$(call say,Molecule: $(or $(ROLE),all scenarios))
 	$(if $(ROLE),molecule test -s $(ROLE),@molecule/run.sh)
 
@@ -146,8 +146,9 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 	bench/monitoring.sh
 
 .PHONY: soak
-soak: setup app/.venv/.done ## the long runs: a cluster's life under load, one server under load, chaos; figures in docs/lifecycle.md and docs/engine.md
+soak: setup app/.venv/.done ## the long runs: a cluster's life under load, servers of clouds, one server under load, chaos; figures in docs/lifecycle.md and docs/engine.md
 	molecule test -s lifecycle
+	molecule test -s cloud
 	SINGLE_SECONDS=600 molecule test -s single
 	SSH_DEATHS=every molecule test -s ssh
 	@sandbox/bootstrap.sh packages nodejs redis-tools
