@@ -258,3 +258,32 @@ def test_configuration_without_include_is_read_as_well() -> None:
         settings = machine(name).check_output("sshd -T")
         assert "passwordauthentication no" in settings
         assert settings.splitlines().count(f"port {new}") == 1
+
+
+def test_known_host_keys_are_not_thrown_away(tmp_path: Path) -> None:
+    """A controller that knows only the ECDSA key is refused by the new settings: they are taken back, the key too."""
+    port, known = current_port(), tmp_path / "known_hosts"
+    run = play(port, ssh_host_keys=["ed25519", "rsa", "ecdsa"])
+    assert run.returncode == 0, run.stdout[-4000:]
+
+    def scan() -> str:
+        addresses = [connection(name)["address"] for name in HOSTS]
+        command = ["ssh-keyscan", "-p", str(port), "-t", "ecdsa", *addresses]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return "\n".join(sorted(line for line in shown.splitlines() if not line.startswith("#")))
+
+    before = scan()
+    assert before.count("ecdsa-sha2") == len(HOSTS)
+    known.write_text(before + "\n")
+    options = f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ControlPath=none"
+    run = play(port, ansible_ssh_common_args=options, ansible_host_key_checking=True, ssh_rollback_after=20)
+    assert run.returncode != 0
+    assert "was taken back" in run.stdout
+    assert "ssh_host_keys" in run.stdout
+    wait_for_timers()
+    assert scan() == before
+    assert_settled(port)
+    assert play(port).returncode == 0
+    assert scan() == ""
+    for name in HOSTS:
+        assert machine(name).file("/etc/ssh/ssh_host_ecdsa_key").exists
