@@ -201,13 +201,6 @@ def test_a_run_that_fails_lets_the_next_begin(
     assert (note.rc, note.stdout) == (0, ""), note.stderr
 
 
-def test_the_bots_tag_rolls_a_change_out(elsewhere: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    done = elsewhere("site.yml", "--tags", "clawdbot", "-e", "clawdbot_model_name=other")
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert "tasks/roll.yml for site-app1" in done.stdout
-    assert "Install Nginx" not in done.stdout
-
-
 def test_a_node_that_dies_under_load_costs_nothing(connect: Connect, address: Callable[[str], str]) -> None:
     stop = subprocess.Popen(["sh", "-c", "sleep 5; docker kill clawdbot-site-app2"], stdout=subprocess.DEVNULL)
     try:
