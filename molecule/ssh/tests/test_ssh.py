@@ -269,7 +269,9 @@ def test_known_host_keys_are_not_thrown_away(tmp_path: Path) -> None:
     def scan() -> str:
         addresses = [connection(name)["address"] for name in HOSTS]
         command = ["ssh-keyscan", "-p", str(port), "-t", "ecdsa", *addresses]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(
+            command, capture_output=True, text=True, check=False
+        ).stdout  # fails if none has such a key
         return "\n".join(sorted(line for line in shown.splitlines() if not line.startswith("#")))
 
     before = scan()
