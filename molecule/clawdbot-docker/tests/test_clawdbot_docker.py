@@ -153,17 +153,15 @@ def test_a_broken_change_of_the_runtime_goes_back_without_a_refused_connection(s
 
 
 def test_an_image_of_a_registry_is_pulled(second: Host) -> None:
-    # Under this name only the network's proxy reaches it.
-    image, other = "registry.test/clawdbot:1", "registry.test/clawdbot:none"
-    pushed = image.replace("registry.test", "127.0.0.1:5000")
+    image, other = "127.0.0.1:5000/clawdbot:1", "127.0.0.1:5000/clawdbot:none"
     before = second.check_output("basename $(readlink /opt/clawdbot/current)")
     steps = (
         "apt-get install --yes --quiet --no-install-recommends docker-registry",
         "systemctl disable --quiet --now docker-registry.service",
         "systemd-run --quiet --unit=registry docker-registry serve /run/registry.yml",
-        f"docker tag clawdbot:{before} {pushed}",
-        f"for try in 1 2 3 4 5; do docker push --quiet {pushed} && break; sleep 1; done",
-        f"docker image rm {pushed}",
+        f"docker tag clawdbot:{before} {image}",
+        f"for try in 1 2 3 4 5; do docker push --quiet {image} && break; sleep 1; done",
+        f"docker image rm {image}",
     )
     second.check_output("printf %s | sudo tee /run/registry.yml", REGISTRY)
     second.check_output("sudo sh -ec %s", "; ".join(steps))
