@@ -231,9 +231,8 @@ def test_rotation_under_writes_loses_and_doubles_no_line(host: Host) -> None:
     if host.run("sudo docker inspect clawdbot-worker").rc == 0:
         as_bot = "sudo docker exec clawdbot-worker python"
     writer = f"cd {HOME}/current && {as_bot} -c '{WRITER}'"
-    begun = (
-        f"until sudo grep -q '^rotation ' {HOME}/logs/model_api.log; do sleep 0.1; done"  # an empty log is not rotated
-    )
+    # An empty log is not rotated.
+    begun = f"for try in $(seq 300); do sudo grep -q '^rotation ' {HOME}/logs/model_api.log && break; sleep 0.1; done"
     rotate = f"{begun}; for i in 1 2 3 4 5 6 7; do sleep 1; sudo logrotate --force /etc/logrotate.d/clawdbot; done"
     host.check_output(f"({writer}) & {rotate}; wait; sleep 1")
 
