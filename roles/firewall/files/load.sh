@@ -21,7 +21,7 @@ texts() { # a file of nft and those it includes
         for file in $pattern; do [ ! -f "$file" ] || texts "$file"; done
     done
 }
-cd /etc
+cd /etc || exit 1
 if [ -e nftables.conf ] && ! grep -q '^table inet clawdbot' nftables.conf &&
     [ "$(md5sum <nftables.conf | cut -d' ' -f1)" != "$packaged" ]; then
     texts nftables.conf >"$state/before/nftables.conf"
@@ -33,7 +33,7 @@ nft list tables | while read -r _ family name; do
     case "$family $name" in
         'inet clawdbot') continue ;;
         'inet firewalld') [ -e "$state/before/firewalld" ] || continue ;;
-        *) grep -qsE "\btable[[:space:]]+($family[[:space:]]+)?$name\b" "$state/before/nftables.conf" || continue ;;
+        *) grep -qsE "\btable[[:space:]]+(${family}[[:space:]]+)?$name\b" "$state/before/nftables.conf" || continue ;;
     esac
     {
         printf 'table %s %s\ndelete table %s %s\n' "$family" "$name" "$family" "$name"
