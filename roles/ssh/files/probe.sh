@@ -3,6 +3,12 @@
 # Arguments: the port sshd shall listen on; "yes" to take over from a run that died.
 wanted=$1
 
+# Everything but this script needs it.
+command -v python3 >/dev/null || {
+    echo "it has no Python; as root: apt install python3" >&2
+    exit 1
+}
+
 # sudo hides SSH_CONNECTION from us, but one of our ancestors still has it.
 connection=${SSH_CONNECTION-} pid=$PPID
 while [ -z "$connection" ] && [ "$pid" -gt 1 ]; do
