@@ -38,6 +38,10 @@ CURES = (
     (r"Missing \w+ password", "sudo asks {user} for a password: add --ask-become-pass (-K)."),
     (r"Incorrect \w+ password", "sudo of {user} wants another password than was typed."),
     (
+        r"the login was by ",
+        "Put your key there first: {copy_key} (have none yet? ssh-keygen before that), and leave --ask-pass (-k) out.",
+    ),
+    (
         r"Permission denied \(",
         "The host does not let {user} in. Put your key there: {copy_key} (have none yet? ssh-keygen first); one with a "
         "passphrase has to be in your agent, too: ssh-add. Or write another ansible_user.",
@@ -84,6 +88,23 @@ def cure(errors: Mapping[int, str], login: Callable[[str, int], str], user: str,
     return ""
 
 
+def objection(login: Mapping[str, Any], given: Collection[int]) -> str:
+    """Why a login that works is not used; empty: it is.
+
+    Args:
+        login: what the host says of it.
+        given: the ports that the inventory names for this host.
+    """
+    if login["managed"]:
+        return ""  # it was used before
+    if given and login["port"] not in given:
+        return f"a machine that was never set up; if it is this host, write ansible_port: {login['port']}"
+    # As sshd calls them; the method is empty where its journal has forgotten a connection that is kept.
+    if login["method"].startswith(("password", "keyboard-interactive")):
+        return "the login was by password, which the first run switches off; nothing was changed"
+    return ""
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """Logs in on the first port that works and returns what the host says about that login.
 
@@ -99,12 +120,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             that the run goes on without it, or ``ok``, when the result has no ``login``.
 
     Returns:
-        ``login`` {port, client, server, user, key, version, taken, listens, addresses, boot, managed}: the
-            port, the address of the controller as the host sees it, the host's own address at which the login
-            arrived, the user, the fingerprint of the key (empty: unknown), the version of OpenSSH, the program
-            other than sshd that listens on the wanted port (empty: none), the port on which sshd got this login
-            (another one than ``port`` where that is forwarded), the interface of each address but loopback's,
-            the identity of this boot, which no other machine has, and whether this role has set the host up.
+        ``login`` {port, client, server, user, method, key, version, taken, listens, addresses, boot, managed}:
+            the port, the address of the controller as the host sees it, the host's own address at which the login
+            arrived, the user, how sshd accepted them and the fingerprint of the key (empty: unknown), the version of
+            OpenSSH, the program other than sshd that listens on the wanted port (empty: none), the port on which
+            sshd got this login (another one than ``port`` where that is forwarded), the interface of each address
+            but loopback's, the identity of this boot, which no other machine has, and whether this role has set the
+            host up.
     """
 
     _VALID_ARGS = frozenset({"ports", "given", "wanted", "fresh", "take_over", "timeout", "silent"})
@@ -140,8 +162,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 errors[port] = f"logged in, but the host said: {' '.join(said.split())}"
                 continue
             login = {**json.loads(found[0]), "port": port}
-            if not self._is_expected(login, {int(each) for each in args.get("given", [])}):
-                errors[port] = f"a machine that was never set up; if it is this host, write ansible_port: {port}"
+            if against := objection(login, {int(each) for each in args.get("given", [])}):
+                errors[port] = against
                 continue
             return {**result, "changed": False, "login": login}
         silent = args.get("silent", "failed")
@@ -150,7 +172,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         lines = [
             "No login.",
             *(f"port {port}: {said}" for port, said in errors.items()),
-            cure(errors, self._login, user or "the user", address),
+            # Who asks for a new connection has just changed something, and knows better.
+            "" if args.get("fresh", False) else cure(errors, self._login, user or "the user", address),
         ]
         return {**result, **outcome, "changed": False, "msg": "\n".join(filter(None, lines))}
 
@@ -176,8 +199,3 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                     raise
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # no secret: so that not all come back at once
         return self._low_level_execute_command(probe, sudoable=True)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _is_expected(login: dict[str, Any], given: Collection[int]) -> bool:
-        """Whether the machine may be the host that the inventory means."""
-        return not given or login["port"] in given or login["managed"]

@@ -32,12 +32,13 @@ fi
 # A socket unit of systemd holds the port on behalf of sshd.
 holder=$(ss -Hltnp "sport = :$wanted" | sed -n 's/.*users:(("\([^"]*\)".*/\1/p' | grep -vxE 'sshd|systemd' | head -n 1 || true)
 user=${SUDO_USER:-$(id -un)}
-# The key this login was accepted with; the journal may have forgotten an old one.
-key=$(journalctl --quiet --identifier=sshd --identifier=sshd-session --output=cat --lines=1000 |
-    sed -n "s/^Accepted publickey for $user from $2 port $3 .*\(SHA256:[^ ]*\)$/\1/p" | tail -n 1)
+# How this login was accepted, and with which key; the journal may have forgotten an old one.
+accepted=$(journalctl --quiet --identifier=sshd --identifier=sshd-session --output=cat --lines=1000 |
+    sed -n "s/^Accepted \(.*\) for $user from $2 port $3 /\1 /p" | tail -n 1)
+key=$(echo "$accepted" | sed -n 's/^publickey .*\(SHA256:[^ ]*\)$/\1/p')
 version=$(ssh -V 2>&1 | sed -n 's/^OpenSSH_\([0-9.]*\).*/\1/p')
 addresses=$(ip -o address show scope global | awk '{ sub("/.*", "", $4); printf "%s\"%s\": \"%s\"", comma, $4, $2; comma = ", " }')
 managed=$([ -e /etc/ssh/sshd_config.d/00-clawdbot.conf ] && echo true || echo false)
 boot=$(cat /proc/sys/kernel/random/boot_id)
-printf '{"client": "%s", "server": "%s", "user": "%s", "key": "%s", "version": "%s", "taken": "%s", "listens": %s, "addresses": {%s}, "boot": "%s", "managed": %s}\n' \
-    "$2" "$4" "$user" "$key" "$version" "$holder" "$port" "$addresses" "$boot" "$managed"
+printf '{"client": "%s", "server": "%s", "user": "%s", "method": "%s", "key": "%s", "version": "%s", "taken": "%s", "listens": %s, "addresses": {%s}, "boot": "%s", "managed": %s}\n' \
+    "$2" "$4" "$user" "${accepted%% *}" "$key" "$version" "$holder" "$port" "$addresses" "$boot" "$managed"
