@@ -39,7 +39,13 @@ echo
 echo 'The slowest tests:'
 sed 's/\x1b\[[0-9;]*m//g' "$logs"/*.log | { grep -oE '[0-9]+\.[0-9]+s (call|setup) +.*::.*' || true; } | sort -rn | head -n 15
 
-failed=$(grep -c ' FAILED$' "$logs/results" || true)
+# The last lines are what is left of a long output: they name what failed.
+mapfile -t failed < <(sed -n 's/ [0-9]* FAILED$//p' "$logs/results")
+for scenario in "${failed[@]}"; do
+    echo
+    echo "$scenario failed; all of it is in $logs/$scenario.log:"
+    sed 's/\x1b\[[0-9;]*m//g' "$logs/$scenario.log" | { grep -E '^.{0,4}(FAILED|ERROR|fatal:|CRITICAL|E  )' || true; } | cut -c1-300 | tail -n 12
+done
 echo
-echo "$((${#scenarios[@]} - failed)) passed, $failed failed"
-[ "$failed" -eq 0 ]
+echo "$((${#scenarios[@]} - ${#failed[@]})) passed, ${#failed[@]} failed"
+[ "${#failed[@]}" -eq 0 ]

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds the images of the sandbox hosts, clawdbot-sandbox:debian12 and :debian13. An image is built once for each
-# state of its Dockerfile. The base is pulled where a registry answers and bootstrapped from Debian's packages where none does.
+# state of its folder. The base is pulled where a registry answers and bootstrapped from Debian's packages where none does.
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=sandbox/lib.sh
 . ./lib.sh
 
 declare -A codename=([debian12]=bookworm [debian13]=trixie)
-recipe=$(sha256sum image/Dockerfile | cut -c1-12)
+recipe=$(cat image/* | sha256sum | cut -c1-12)
 
 # Prints the name of a local base image for the release $1.
 base_image() {
