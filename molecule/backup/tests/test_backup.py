@@ -103,34 +103,10 @@ def restored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Host]:
 
     runner = AnsibleRunner(INVENTORY)
     addresses = {name: runner.get_variables(f"backup-fresh{name[-2:]}")["ansible_host"] for name in lost}
-    hosts = {f"backup-{name}": {"ansible_host": address} for name, address in addresses.items()}
-    inventory = tmp_path_factory.mktemp("inventory")
-    (inventory / "group_vars").symlink_to(ROOT / "molecule/backup/group_vars")
-    tree = {
-        "all": {
-            "vars": {
-                "ansible_user": "debian",
-                "ansible_private_key_file": str(KEY),
-                "ansible_ssh_common_args": SSH_OPTIONS,
-            },
-            "children": {
-                "redis": {"hosts": hosts},
-                "clawdbot": {"hosts": {"backup-debian12": {}}},
-                "store": {
-                    "hosts": {"backup-store": {"ansible_host": runner.get_variables("backup-store")["ansible_host"]}}
-                },
-            },
-        }
-    }
-    (inventory / "hosts.json").write_text(json.dumps(tree))
-    done = subprocess.run(
-        ["ansible-playbook", "--inventory", str(inventory), str(ROOT / "playbooks/restore.yml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr
+    # Each is an installation of its own, and both come back at the same time.
+    runs = {name: restore(name, address, tmp_path_factory.mktemp(name)) for name, address in addresses.items()}
+    for name, run in runs.items():
+        assert run.wait(timeout=1200) == 0, said_by(name).read_text()[-6000:]
     return {
         name: testinfra.get_host(
             f"ssh://debian@{address}:2222",
@@ -139,6 +115,31 @@ def restored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Host]:
         )
         for name, address in addresses.items()
     }
+
+
+def said_by(name: str) -> Path:
+    """Where the run that restores ``name`` writes."""
+    return EPHEMERAL / f"restore-{name}.log"
+
+
+def restore(name: str, address: str, inventory: Path) -> subprocess.Popen[bytes]:
+    """Begins to restore what was backed up as ``name`` onto the host at ``address``."""
+    (inventory / "group_vars").symlink_to(ROOT / "molecule/backup/group_vars")
+    store = AnsibleRunner(INVENTORY).get_variables("backup-store")["ansible_host"]
+    members = {"hosts": {f"backup-{name}": {"ansible_host": address}}}
+    login = {
+        "ansible_user": "debian",
+        "ansible_private_key_file": str(KEY),
+        "ansible_ssh_common_args": SSH_OPTIONS,
+    }
+    groups = {"redis": members, "clawdbot": members, "store": {"hosts": {"backup-store": {"ansible_host": store}}}}
+    (inventory / "hosts.json").write_text(json.dumps({"all": {"vars": login, "children": groups}}))
+    with said_by(name).open("wb") as said:
+        return subprocess.Popen(
+            ["ansible-playbook", "--inventory", str(inventory), str(ROOT / "playbooks/restore.yml")],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
 
 
 @pytest.fixture(params=["debian12", "debian13"])
@@ -158,16 +159,15 @@ def test_an_empty_server_has_all_keys_again(request: pytest.FixtureRequest, fres
     assert redis(fresh, "llen queue") == "2"
 
 
-def test_the_configuration_is_back_with_its_owners(restored: dict[str, Host]) -> None:
-    host = restored["debian12"]
-    with host.sudo():
-        file = host.file("/opt/clawdbot/config/by_hand")
+def test_the_configuration_is_back_with_its_owners(fresh: Host) -> None:
+    with fresh.sudo():
+        file = fresh.file("/opt/clawdbot/config/by_hand")
         assert file.content_string == "a secret that no inventory knows\n"
         assert (file.user, file.group, file.mode) == ("root", "clawdbot", 0o640)
-        assert host.check_output("id -gn clawdbot") == "clawdbot"
-        assert host.file("/opt/clawdbot/config/feishu.js").contains("cli_test")
+        assert fresh.check_output("id -gn clawdbot") == "clawdbot"
+        assert fresh.file("/opt/clawdbot/config/feishu.js").contains("cli_test")
         ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:18789/health').read().decode())"
-        assert json.loads(host.check_output("python3 -c %s", ask)) == {"status": "healthy"}
+        assert json.loads(fresh.check_output("python3 -c %s", ask)) == {"status": "healthy"}
 
 
 def test_keys_are_replaced_only_by_those_who_say_so_and_copied_before(fresh: Host) -> None:
