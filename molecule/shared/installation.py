@@ -179,6 +179,12 @@ class Installation:
         reachable = "until systemctl is-active --quiet ssh.service; do sleep 0.5; done 2>/dev/null"
         subprocess.run(["docker", "exec", container, "sh", "-c", reachable], check=True, timeout=60)
 
+    def reboots_like_a_machine(self, name: str) -> None:
+        """Has a host that is told to reboot start again, as a container does not by itself."""
+        container = f"clawdbot-{self.prefix}{name}"
+        command = ["docker", "update", "--restart=unless-stopped", container]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
     def releases(self, *names: str) -> set[str]:
         """Releases that run on these nodes."""
         return {self.on(name).check_output("basename $(readlink /opt/clawdbot/current)") for name in names}

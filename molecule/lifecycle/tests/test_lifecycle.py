@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from installation import NEVER_READY, Installation, application
+from testinfra.host import Host
 
 # Molecule's scenario name and "-", with which the names of all hosts begin.
 PREFIX = "lifecycle-"
@@ -82,6 +83,50 @@ def test_a_third_node_joins_under_load(site: Installation) -> None:
     assert site.callbacks("app3") > 10
     print(f"first run {first_run:.0f} s, one node more {seconds:.0f} s")
     nothing_to_do(site, "app1", "app2", "app3")
+
+
+def test_updates_and_reboots_of_the_nodes_cost_no_request(site: Installation) -> None:
+    nodes = ("app1", "app2", "app3")
+    packages(site.on("app1"), "1", "2")
+    for name in nodes:
+        site.reboots_like_a_machine(name)
+        site.on(name).check_output("sudo touch /run/reboot-required")
+    before = {name: booted(site.on(name)) for name in (*nodes, "lb1")}
+    with site.load() as summary:
+        said = site.play("playbooks/patch.yml")
+    print(*summary)
+    assert "package: clawdbot-test" in said
+    after = {name: booted(site.on(name)) for name in (*nodes, "lb1")}
+    assert {name for name in before if before[name] != after[name]} == set(nodes)
+    assert site.on("app1").check_output("dpkg-query --show clawdbot-test") == "clawdbot-test\t2"
+    assert site.members() == list(nodes)
+    site.play("playbooks/patch.yml")
+    assert after == {name: booted(site.on(name)) for name in (*nodes, "lb1")}
+
+
+def booted(host: Host) -> str:
+    """When the host was started."""
+    return str(host.check_output("systemctl show --property=UserspaceTimestamp --value"))
+
+
+def packages(host: Host, installed: str, newer: str) -> None:
+    """Gives a host an archive that has another version of a package than it has installed."""
+    host.check_output(
+        f"""sudo sh -euc '
+        mkdir -p /opt/archive && cd /opt/archive
+        for version in {installed} {newer}; do
+            mkdir -p tree/DEBIAN
+            printf "Package: clawdbot-test\nVersion: $version\nArchitecture: all\nMaintainer: nobody\n\
+Description: of the tests\n" > tree/DEBIAN/control
+            dpkg-deb --build --root-owner-group tree clawdbot-test_$version.deb
+        done
+        dpkg --install clawdbot-test_{installed}.deb
+        {{ dpkg-deb --field clawdbot-test_{newer}.deb
+           echo "Filename: ./clawdbot-test_{newer}.deb"
+           echo "Size: $(stat -c %s clawdbot-test_{newer}.deb)"
+           echo "SHA256: $(sha256sum clawdbot-test_{newer}.deb | cut -d" " -f1)"; }} > Packages
+        echo "deb [trusted=yes] file:/opt/archive ./" > /etc/apt/sources.list.d/archive.list'"""
+    )
 
 
 def test_a_new_version_is_rolled_out_over_three_nodes(site: Installation, tmp_path: Path) -> None:

@@ -211,6 +211,15 @@ CASES = [
         step="1h",
     ),
     Case(
+        "RebootRequired",
+        {'node_reboot_required{instance="app1"}': "1x90"},
+        [{'node_reboot_required{instance="app1"}': "0x90"}],
+        APP1,
+        "pending",
+        steps=48,
+        step="1h",
+    ),
+    Case(
         "BackupMissing",
         {'clawdbot_backup_last_success_timestamp_seconds{instance="app1"}': f"{-26 * 3600 - 1}x60"},
         [{'clawdbot_backup_last_success_timestamp_seconds{instance="app1"}': f"{(10 + WATCHED) * 60 - 26 * 3600}x60"}],
