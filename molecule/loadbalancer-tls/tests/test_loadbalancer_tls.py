@@ -244,10 +244,6 @@ def test_what_is_served_follows_kind_authority_and_name() -> None:
         assert post_tls(host, "bot.test", (EPHEMERAL / "first.pem").read_text())[0] == 200
         assert not renews(host)
 
-    change(test_kind="selfsigned")
-    for host, name in balancers.items():
-        assert post_tls(host, name, served(host, name))[0] == 200
-
     change()
     for host, name in balancers.items():
         assert post_tls(host, name, issuer())[0] == 200
