@@ -130,13 +130,24 @@ def _redis_problems(settings: Settings) -> list[Problem]:
 
     try:
         with store.connect(settings.redis, timeout=CHECK_SECONDS) as client:
-            version = store.major_version(client)
+            known = client.info()
     except redis.RedisError as error:
         return [Problem("cache.yaml", "host", _redis_trouble(settings, error), fatal=False)]
+    version = int(str(known["redis_version"]).split(".")[0])
     if version < store.OLDEST_REDIS:
         cure = f"Redis {version} is too old; install version {store.OLDEST_REDIS}.0 or later"
         return [Problem("cache.yaml", "host", cure)]
-    return []
+    found = []
+    # One that replaced the bot's own may be set up for something else.
+    if known.get("role") != "master":
+        found.append("Redis is a replica; name its primary")
+    if not known.get("aof_enabled"):
+        found.append("Redis forgets at a restart what was accepted; set appendonly yes and appendfsync always")
+    if str(known.get("maxmemory_policy", "")).startswith("allkeys"):
+        found.append("Redis drops accepted messages when its memory is full; set maxmemory-policy volatile-ttl")
+    if 0 < int(known.get("maxmemory", 0)) <= int(known.get("used_memory", 0)):
+        found.append("the memory of Redis is full, so that new messages are refused; see docs/runbooks/RedisFull.md")
+    return [Problem("cache.yaml", "host", each, fatal=False) for each in found]
 
 
 def _init(_: Settings, parsed: argparse.Namespace) -> int:

@@ -10,15 +10,20 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import urllib3.exceptions
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from clawdbot.errors import ClawdbotError, Final
 
@@ -113,6 +118,114 @@ class _Body(io.BytesIO):
         return chunk
 
 
+class _Deadline:
+    """A context manager that ends the call within it when its time is over, whatever the other side does.
+
+    The limit of a socket holds for each read anew: a server that sends a byte now and then would never meet it. So the
+    connection is shut from outside. What this cannot end is the resolution of a name, which libc limits.
+    """
+
+    current: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
+
+    def __init__(self, seconds: float) -> None:
+        """Start nothing yet."""
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+        self._lock = threading.Lock()
+        self._wires: list[tuple[socket.socket, int]] = []
+        self._end = time.monotonic() + seconds
+        self._over = self._has_cut = False
+
+    def __enter__(self) -> _Deadline:
+        """Start to wait."""
+        self._token = self.current.set(self)
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop: the connection may be used again."""
+        self._timer.cancel()
+        self.current.reset(self._token)
+        with self._lock:
+            self._over = True
+            for wire, _ in self._wires:
+                wire.close()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is over."""
+        return self._has_cut or time.monotonic() >= self._end
+
+    def holds_for(self, connection: socket.socket, how: int) -> None:
+        """End what is done over ``connection`` as well, by a shutdown of the kind ``how``.
+
+        By a descriptor of our own: TLS takes the first one's away, and has another idea of a shutdown.
+        """
+        wire = socket.socket(fileno=os.dup(connection.fileno()))
+        with self._lock:
+            self._wires.append((wire, how))
+        if self.passed:
+            self._cut()
+
+    def _cut(self) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._has_cut = True
+            for wire, how in self._wires:
+                with contextlib.suppress(OSError):
+                    wire.shutdown(how)
+
+
+class _Connection(HTTPConnection):
+    """A connection that a `_Deadline` can end, also while a proxy or TLS is being agreed upon."""
+
+    def _new_conn(self) -> socket.socket:
+        connection = super()._new_conn()
+        # Not for writing: `ssl` would leave a socket that is closed before it begins to the garbage collector.
+        _end_in_time(connection, socket.SHUT_RD)
+        return connection
+
+    def connect(self) -> None:
+        super().connect()
+        _end_in_time(self.sock, socket.SHUT_RDWR)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            _end_in_time(self.sock, socket.SHUT_RDWR)
+        super().request(*args, **kwargs)
+
+
+def _end_in_time(connection: socket.socket, how: int) -> None:
+    if deadline := _Deadline.current.get():
+        deadline.holds_for(connection, how)
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    """The same with TLS."""
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+class _Adapter(HTTPAdapter):
+    """Makes connections of these kinds, to proxies as well."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
+        return manager
+
+
 def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """An auth hook that adds nothing: it keeps `requests` from taking credentials out of a netrc file."""
     return request
@@ -130,6 +243,8 @@ class Http:
         if session is None:
             session = requests.Session()
             session.auth = _keep
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, _Adapter())
             self._local.session = session
         return session
 
@@ -161,40 +276,41 @@ class Http:
             TransportError: no complete answer within the deadline.
             TooLarge: the answer exceeds ``max_bytes``.
         """
-        end = time.monotonic() + deadline
         place = _place(url)
         body = None if payload is None else _Body(json.dumps(payload).encode(), on_written)
         all_headers = {"User-Agent": "clawdbot", **(headers or {})}
         if body is not None:
             all_headers["Content-Type"] = "application/json; charset=utf-8"
-        try:
-            with self._session().request(
-                method,
-                url,
-                data=body,
-                headers=all_headers,
-                params=params,
-                timeout=(min(CONNECT_SECONDS, deadline), deadline),
-                allow_redirects=False,
-                stream=True,
-            ) as answer:
-                content = _read(answer, end, max_bytes, place)
-                found = {name.lower(): value for name, value in answer.headers.items()}
-                return Response(answer.status_code, found, content)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            sent = body is not None and body.written
-            raise TransportError(f"{place}: {type(error).__name__}", sent=sent) from None
+        with _Deadline(deadline) as running:
+            try:
+                with self._session().request(
+                    method,
+                    url,
+                    data=body,
+                    headers=all_headers,
+                    params=params,
+                    timeout=(min(CONNECT_SECONDS, deadline), deadline),
+                    allow_redirects=False,
+                    stream=True,
+                ) as answer:
+                    content = _read(answer, max_bytes, place)
+                    found = {name.lower(): value for name, value in answer.headers.items()}
+                if not running.passed:
+                    return Response(answer.status_code, found, content)
+                reason = ""
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                reason = type(error).__name__
+            reason = "deadline passed" if running.passed else reason
+            raise TransportError(f"{place}: {reason}", sent=body is not None and body.written)
 
 
-def _read(answer: requests.Response, end: float, max_bytes: int, place: str) -> bytes:
+def _read(answer: requests.Response, max_bytes: int, place: str) -> bytes:
     parts: list[bytes] = []
     size = 0
     while chunk := answer.raw.read1(CHUNK, decode_content=True):
         size += len(chunk)
         if size > max_bytes:
             raise TooLarge(f"{place}: more than {max_bytes} bytes")
-        if time.monotonic() > end:
-            raise TransportError(f"{place}: deadline passed", sent=True)
         parts.append(chunk)
     return b"".join(parts)
 

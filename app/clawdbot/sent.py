@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,11 +78,13 @@ class Mark:
         if self._connection is None or self._pending:
             return
         self._touched = True
-        try:
-            self._connection.send_packed_command(self._packed, check_health=False)
-            self._pending = True
-        except redis.RedisError:
+        # One system call that does not wait: to ask first whether the socket takes it, as `sendall` does where there is
+        # a time limit, costs another turn of Python's lock.
+        with contextlib.suppress(OSError):
+            self._pending = os.write(self._connection._sock.fileno(), self._packed) == len(self._packed)
+        if not self._pending:
             # `sure` will do it.
+            self._connection.disconnect()
             self.close()
 
     def refused(self) -> None:
@@ -136,7 +140,7 @@ class Mark:
             connection: Any = self._client.connection_pool.get_connection()
         except redis.RedisError:
             return
-        self._packed = connection.pack_command(*self._script.whole(*self._arguments(SENT)))
+        self._packed = b"".join(connection.pack_command(*self._script.whole(*self._arguments(SENT))))
         self._connection = connection
 
     def _insist(self, write: Callable[[], object]) -> None:

@@ -93,11 +93,6 @@ def forget_connections(client: redis.Redis) -> None:
     client.connection_pool.disconnect(inuse_connections=False)
 
 
-def major_version(client: redis.Redis) -> int:
-    """Return the first number of the server's version."""
-    return int(str(client.info("server")["redis_version"]).split(".")[0])
-
-
 class Script:
     """One of the files in ``lua/``: atomic, loaded on first use and again after Redis forgot it.
 

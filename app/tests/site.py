@@ -88,7 +88,7 @@ class Site:
         self._thread.start()
         for name in names:
             self.run(name)
-        eventually(self.ready, 30)
+        eventually(self.ready, 120)
 
     def ready(self) -> bool:
         """Whether the web side says it is."""

@@ -52,9 +52,9 @@ def assert_kept(report: Report, bot: Site) -> None:
 
 
 def test_kill_nine(tmp_path: Path) -> None:
-    """1 000 messages of 40 conversations, 20 % of them twice; ten kills, and Redis once."""
-    messages = int(os.environ.get("CLAWDBOT_CHAOS_MESSAGES", "1000"))
-    rate = 40.0
+    """600 messages of 40 conversations, 20 % of them twice; ten kills, and Redis once."""
+    messages = int(os.environ.get("CLAWDBOT_CHAOS_MESSAGES", "600"))
+    rate = 30.0
     plan = Plan(rate=rate, duration=messages / rate, duplicates=0.2, retries=RETRIES, timeout=5.0, settle=90.0)
     step = plan.duration / 12
     victims = [
@@ -89,8 +89,8 @@ def test_worker_killed_all_the_time(tmp_path: Path) -> None:
 
 
 def test_terminated_worker_finishes_its_answer(tmp_path: Path) -> None:
-    plan = Plan(rate=20, duration=4, settle=30)
-    with site(tmp_path) as bot:
+    plan = Plan(rate=20, duration=4, timeout=30.0, settle=120)
+    with site(tmp_path, CLAWDBOT_LEASE_SECONDS="60") as bot:
         bot.control.add_fault("model.*", "slow", seconds=0.5)
         reports: list[Report] = []
         load = Load(plan, bot.control, bot.url)
@@ -103,5 +103,5 @@ def test_terminated_worker_finishes_its_answer(tmp_path: Path) -> None:
         thread.join()
         assert reports[0].ok, reports[0].summary()
         # Nothing had to wait for a lease to run out.
-        assert reports[0].answer_max_ms < 3000
+        assert reports[0].answer_max_ms < 30_000
         eventually(lambda: any(line.get("message") == "worker ended" for line in bot.log("error")))

@@ -102,12 +102,32 @@ def test_check(run: Run, environ: dict[str, str]) -> None:
     assert text.startswith("to do: ")
 
 
-def test_check_knows_what_redis_must_be(run: Run, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_knows_what_redis_must_be(
+    run: Run, environ: dict[str, str], client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("clawdbot.store.major_version", lambda _: 6)
+        patched.setattr("clawdbot.store.OLDEST_REDIS", 70)
         code, text = run("check")
-        assert (code, "Redis 6 is too old; install version 7.0 or later" in text) == (1, True)
+        assert (code, " is too old; install version 70.0 or later" in text) == (1, True)
         assert run("check", "--start")[0] == 0
+    client.replicaof("127.0.0.1", "1")
+    try:
+        assert "is a replica" in run("check")[1]
+    finally:
+        client.replicaof("NO", "ONE")
+    for name, value, cure in (
+        ("appendonly", "no", "appendonly yes"),
+        ("maxmemory-policy", "allkeys-lru", "maxmemory-policy volatile-ttl"),
+        ("maxmemory", "1", "the memory of Redis is full"),
+    ):
+        usual = client.config_get(name)[name]
+        client.config_set(name, value)
+        try:
+            code, text = run("check")
+        finally:
+            client.config_set(name, str(usual))
+        assert (code, text.count("\n"), text.startswith("warning: "), cure in text) == (0, 1, True, True)
+    eventually(lambda: run("check")[1] == "configuration: good\n")
     (Path(environ["CLAWDBOT_CONFIG_DIR"]) / "cache.yaml").write_text(f"port: {free_port()}")
     code, text = run("check")
     assert code == 0
@@ -144,12 +164,17 @@ def test_worker_without_a_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("clean_logging")
 def test_worker_until_sigterm(run: Run) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
+
+    def end_it() -> None:
+        eventually(lambda: signal.getsignal(signal.SIGTERM) != before[0])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end_it)
+    thread.start()
     try:
         assert run("worker")[0] == 0
     finally:
-        timer.join()
+        thread.join()
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])
 
@@ -209,7 +234,7 @@ def test_set_up_refuses_what_cannot_work(run: Run, tmp_path: Path) -> None:
 @pytest.fixture
 def release(tmp_path: Path, redis_server: RedisServer) -> Iterator[Path]:
     """The application in a folder of its own, with the virtual environment of the tests."""
-    ignored = shutil.ignore_patterns(".*", "venv", "tests", "__pycache__", "logs", "run")
+    ignored = shutil.ignore_patterns(".*", "venv", "tests", "logs", "run")
     folder = tmp_path / "release"
     shutil.copytree(APP, folder, ignore=ignored)
     venv = folder / "venv"
@@ -236,7 +261,7 @@ def release(tmp_path: Path, redis_server: RedisServer) -> Iterator[Path]:
 
 def init_env(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {"PATH": os.environ["PATH"], "HOME": str(home), **environ}
-    return subprocess.run([home / "init_env.sh", *arguments], capture_output=True, text=True, env=clean, timeout=90)
+    return subprocess.run([home / "init_env.sh", *arguments], capture_output=True, text=True, env=clean, timeout=600)
 
 
 def test_init_env_starts_the_bot_and_may_be_run_again(release: Path) -> None:

@@ -146,6 +146,7 @@ def test_javascript_that_never_ends(environ: dict[str, str], monkeypatch: pytest
 def test_without_node(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr(files, "NODE_READ", ("node-that-is-not-there",))
+    (Path(environ["CLAWDBOT_CONFIG_DIR"]) / "feishu.js").write_text("module.exports = require('./secrets')")
     assert "install the package nodejs" in "\n".join(problems(environ))
 
 

@@ -40,10 +40,10 @@ def users(bot: Site) -> Users:
 
 
 def tell(bot: Site, question: Question) -> None:
-    assert question.callback().post(bot.url).status_code == 200
+    assert question.callback().post(bot.url, timeout=60).status_code == 200
 
 
-def answers(bot: Site, question: Question, seconds: float = 25.0) -> list[str]:
+def answers(bot: Site, question: Question, seconds: float = 120.0) -> list[str]:
     """What the user reads in answer, and half a second more for what should not come."""
 
     def found() -> list[Record]:
@@ -137,7 +137,7 @@ def test_pictures(bot: Site, users: Users, write: Callable[[Users, str], Questio
     bot.control.upload(key, picture())
     question = write(users, key)
     tell(bot, question)
-    eventually(lambda: [text for text in answers(bot, question) if "[1 image(s)]" in text], 25)
+    eventually(lambda: [text for text in answers(bot, question) if "[1 image(s)]" in text], 120)
 
 
 def test_memory_of_web_and_workers(bot: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import inspect
 import io
+import os
 import socket
 from typing import Any, cast
 
@@ -40,5 +41,9 @@ def test_commands_are_packed_sent_and_answered_by_a_connection_of_the_pool(clien
         assert [connection.read_response(), connection.read_response()] == ["PONG", "x"]
         connection.send_packed_command(connection.pack_command("ECHO", "y"), check_health=False)
         assert connection.read_response() == "y"
+        # `sent.Mark` writes without asking whether the socket takes it: one with a time limit never waits for that.
+        assert not os.get_blocking(connection._sock.fileno())
+        os.write(connection._sock.fileno(), b"".join(connection.pack_command("ECHO", "z")))
+        assert connection.read_response() == "z"
     finally:
         client.connection_pool.release(connection)

@@ -144,7 +144,7 @@ def test_rotation_under_writes_loses_nothing(tmp_path: Path) -> None:
         time.sleep(0.5)
         rotate(log)
     for writer in writers:
-        assert writer.wait(30) == 0
+        assert writer.wait(120) == 0
     files = sorted(tmp_path.iterdir())
     assert len(files) == 8
     found: list[str] = []

@@ -223,20 +223,20 @@ def test_a_long_answer_arrives(model_config: ModelConfig, server: ScriptedServer
 
 
 def test_silence_between_tokens_is_noticed(model_config: ModelConfig, server: ScriptedServer) -> None:
-    server.on(CHAT, Reply(pieces=[piece("half"), 3.0, piece("", finish="stop")]))
+    server.on(CHAT, Reply(pieces=[piece("half"), 60.0, piece("", finish="stop")]))
     began = time.monotonic()
     with pytest.raises(Retry, match="silent"):
         hurried(model_config).ask(QUESTION)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 30
     assert len(server.requests) == 1, "it may have to be paid: the queue decides about another attempt"
 
 
 def test_silence_before_the_first_token_is_noticed(model_config: ModelConfig, server: ScriptedServer) -> None:
-    server.on(CHAT, dataclasses.replace(answer(), delay=3))
+    server.on(CHAT, dataclasses.replace(answer(), delay=60))
     began = time.monotonic()
     with pytest.raises(Retry, match="silent"):
         hurried(model_config, first_token_seconds=0.3).ask(QUESTION)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("rest", [{"pieces": [piece("all", finish="stop"), 3.0]}, {"breaks_off": True}])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 import time
 
@@ -60,6 +63,29 @@ def test_sure_without_the_hook(client: redis.Redis) -> None:
     """A platform with an idempotency key of its own does not call `written`."""
     mark(client).sure()
     assert client.exists(NAME)
+
+
+def test_redis_that_reads_nothing_holds_nobody_before_the_answer(
+    client: redis.Redis, redis_server: RedisServer
+) -> None:
+    """Who is killed there sends the part again. What cannot be written at once is written later."""
+    it = mark(client)
+    assert redis_server.process
+    redis_server.process.send_signal(signal.SIGSTOP)
+    held = 4.0
+    timer = threading.Timer(held, redis_server.process.send_signal, [signal.SIGCONT])
+    timer.start()
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while os.write(it._connection._sock.fileno(), b"*1\r\n$4\r\nPING\r\n" * 1000):
+                pass
+        begin = time.monotonic()
+        it.written()
+        assert time.monotonic() - begin < held / 2
+    finally:
+        timer.join()
+    it.sure()
+    assert client.get(NAME) == "1"
 
 
 def test_connections_come_back(client: redis.Redis) -> None:

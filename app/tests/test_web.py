@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from clawdbot.engine.queue import Queue
 from clawdbot.store import connect
 from clawdbot.web import create_app
 from prometheus_client.parser import text_string_to_metric_families
+from werkzeug.test import TestResponse
 
 from .conftest import Bot, dingtalk_body, feishu_event, free_port
 from .test_queue import message
@@ -63,11 +65,16 @@ def test_not_ready_without_redis_or_when_it_takes_no_writes(settings: Settings, 
 
 def test_nothing_is_promised_without_redis(settings: Settings) -> None:
     bot = Bot(without_redis(settings))
-    begin = time.monotonic()
-    for response in (bot.robot(dingtalk_body()), bot.lark(feishu_event(bot.feishu))):
+    calls: list[Callable[[], TestResponse]] = [
+        lambda: bot.robot(dingtalk_body()),
+        lambda: bot.lark(feishu_event(bot.feishu)),
+    ]
+    for call in calls:
+        begin = time.monotonic()
+        response = call()
         assert (response.status_code, response.json) == (503, {"error": "try again"})
-    # DingTalk waits 2.5 s.
-    assert time.monotonic() - begin < 2.5
+        # DingTalk waits 2.5 s.
+        assert time.monotonic() - begin < 2.5
     assert bot.web.get("/metrics").status_code == 200
     assert metric(bot, "clawdbot_redis_up") == 0
 
@@ -194,7 +201,7 @@ def accept_all(intake: Intake, count: int) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     return results
 
 
@@ -244,6 +251,7 @@ def test_nobody_waits_for_ever_and_the_lead_is_not_lost(client: redis.Redis) -> 
     results = accept_all(intake, 8)
     assert any(isinstance(result, redis.TimeoutError) for result in results)
     assert "accepted" in results
+    intake._patience = 60
     assert accept_all(intake, 8) == ["accepted"] * 8
     assert intake._waiting == []
 
