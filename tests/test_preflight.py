@@ -71,7 +71,7 @@ clawdbot_dingtalk_aes_key: short
 clawdbot_model_type: gpt
 site_ssh_port: "{{ nowhere }}"
 site_domain: [a, b]
-site_alerts_token: a1a1a1a1a1
+clawdbot_dingtalk_robot_secret: SEC1
 clawdbot_dingtalk_allow_users: alice,bob
 clawdbot_model_vision: perhaps
 clawdbot_extra_environment: {MODEL_NAME: x, "no name": y, HTTPS_PROXY: "http://proxy.example.com:3128"}
@@ -97,10 +97,46 @@ clawdbot_extra_environment: {MODEL_NAME: x, "no name": y, HTTPS_PROXY: "http://p
         "secrets.yml: clawdbot_dingtalk_app_secret: is missing",
         "secrets.yml: clawdbot_model_api_key: is missing",
         "secrets.yml: site_redis_password: is missing",
-        "secrets.yml: clawdbot_dingtalk_access_token or clawdbot_alerts_feishu_chat: is missing",
+        "secrets.yml: clawdbot_dingtalk_access_token: is missing; clawdbot_dingtalk_robot_secret is set",
         "-e: nginx_worker_conections: no role knows this variable; did you mean nginx_worker_connections?",
     ):
         assert expected in said, f"{expected!r} is not in:\n{said}"
+
+
+WATCHED = GOOD_HOSTS + "    monitoring: {hosts: {redis1: {}}}\n"
+ALERTS = f"{GOOD_VARS}site_alerts_token: 0123456789abcdef0123\n"
+
+
+def test_alerts_without_a_chat_stop_nobody(preflight: Run) -> None:
+    done = preflight(WATCHED, ALERTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Alerts reach nobody yet: write clawdbot_dingtalk_access_token" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("half", "name", "said"),
+    [
+        ({"clawdbot_dingtalk_robot_secret": "SEC1"}, "clawdbot_dingtalk_access_token", "is missing"),
+        ({"clawdbot_dingtalk_access_token": "abc"}, "clawdbot_dingtalk_app_key", "is missing"),
+        ({"clawdbot_alerts_feishu_chat": "oc_1"}, "clawdbot_feishu_app_id", "is missing"),
+        (
+            {"clawdbot_dingtalk_app_key": "d", "clawdbot_dingtalk_access_token": "https://x/send?access_token=a"},
+            "clawdbot_dingtalk_access_token",
+            "write what follows access_token= only",
+        ),
+        (
+            {"clawdbot_feishu_app_id": "cli_1", "clawdbot_alerts_feishu_chat": "Operators"},
+            "clawdbot_alerts_feishu_chat",
+            "'Operators' is no chat_id",
+        ),
+    ],
+)
+def test_a_chat_that_is_half_written_is_refused(half: dict[str, str], name: str, said: str) -> None:
+    checks = site_preflight.Preflight({}, {}, {}, site_preflight.Sources([]))
+    checks.check_chats("app1", half)
+    (finding,) = checks.findings
+    assert finding.key == name
+    assert said in finding.cure
 
 
 def test_a_proxy_and_archives_are_urls_that_every_program_takes(preflight: Run) -> None:

@@ -1,6 +1,7 @@
 """Addresses and firewall rules follow the inventory."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,45 @@ def test_the_port_through_which_others_are_reached_is_known(arguments: str, port
     hosts = {"bastion": {"ansible_host": "203.0.113.5"}, "app1": {"ansible_ssh_common_args": arguments}}
     assert site.site_jump_ports("bastion", hosts) == ports
     assert site.site_jump_ports("app1", hosts) == []
+
+
+WATCHED = {"clawdbot": ["app1", "app2"], "monitoring": ["mon1"]}
+CHAT = {"clawdbot_alerts_feishu_chat": "oc_1"}
+TOKEN = {"site_alerts_token": "t"}
+
+
+def unheard(mon1: Mapping[str, object], app2: Mapping[str, object]) -> str:
+    return site.site_unheard(WATCHED, {"app1": {}, "app2": app2, "mon1": mon1})
+
+
+def test_only_nodes_with_a_chat_are_told_of_alerts() -> None:
+    robots = {
+        "app1": {"clawdbot_dingtalk_access_token": "t"},
+        "app2": CHAT,
+        "app3": {"clawdbot_dingtalk_webhook_url": "https://oapi.dingtalk.com/robot/send?access_token=t"},
+        "app4": {"clawdbot_dingtalk_access_token": "", "clawdbot_dingtalk_webhook_url": "https://example.com/send"},
+    }
+    assert site.site_alert_nodes(robots, robots) == ["app1", "app2", "app3"]
+
+
+@pytest.mark.parametrize(
+    ("mon1", "app2"),
+    [
+        (TOKEN, CHAT),
+        ({"monitoring_email_to": "ops@example.org"}, {}),
+        ({"monitoring_webhook_urls": ["https://example.org/alerts"]}, {}),
+    ],
+)
+def test_alerts_that_reach_somebody_need_no_word(mon1: dict[str, object], app2: dict[str, object]) -> None:
+    assert unheard(mon1, app2) == ""
+
+
+def test_alerts_that_reach_nobody_are_told_and_what_to_write() -> None:
+    for cure in ("clawdbot_dingtalk_access_token", "clawdbot_alerts_feishu_chat", "monitoring_email_to"):
+        assert cure in unheard(TOKEN, {})
+    assert "make secrets" not in unheard(TOKEN, {})
+    assert "site_alerts_token" in unheard({}, CHAT)
+    assert site.site_unheard({"clawdbot": ["app1"], "monitoring": []}, {"app1": {}}) == ""
 
 
 BATCHES = [(0, 25, 1), (4, 25, 4), (25, 25, 25), (26, 25, 13), (300, 25, 25), (301, 25, 24), (500, 5, 5)]

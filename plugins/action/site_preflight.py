@@ -51,6 +51,12 @@ TOGETHER = (
     ),
 )
 
+#: What names a chat for alerts, and what the bot needs to write there.
+CHATS = (
+    ("clawdbot_alerts_feishu_chat", "clawdbot_feishu_app_id"),
+    ("clawdbot_dingtalk_access_token", "clawdbot_dingtalk_app_key"),
+)
+
 #: A provided certificate and its key.
 PROVIDED = ("loadbalancer_tls_certificate", "loadbalancer_tls_key")
 
@@ -512,14 +518,7 @@ class Preflight:
             for name in others if variables.get(first) else ():
                 if not variables.get(name):
                     self.missing(name, f"is missing; {first} is set and needs it")
-        robot = variables.get("clawdbot_dingtalk_access_token") or "access_token=" in str(
-            variables.get("clawdbot_dingtalk_webhook_url", "")
-        )
-        if variables.get("site_alerts_token") and not (robot or variables.get("clawdbot_alerts_feishu_chat")):
-            self.missing(
-                "clawdbot_dingtalk_access_token or clawdbot_alerts_feishu_chat",
-                'is missing; site_alerts_token is set, and alerts need a chat to go to ("" for no alerts)',
-            )
+        self.check_chats(host, variables)
         key = variables.get("clawdbot_dingtalk_aes_key")
         if isinstance(key, str) and key and len(key) != AES_KEY_LENGTH:
             self.add("clawdbot_dingtalk_aes_key", f"has {len(key)} characters, DingTalk's have {AES_KEY_LENGTH}", host)
@@ -538,6 +537,26 @@ class Preflight:
             value = variables.get(name)
             if option.get("no_log") and isinstance(value, str) and re.search(r"['\\\n]", value):
                 self.add(name, "holds a quote, a backslash or a line break, which an environment file cannot", host)
+
+    def check_chats(self, host: str, variables: Mapping[str, Any]) -> None:
+        """A chat for alerts may be absent, but not half there."""
+        for first, other in CHATS:
+            if variables.get(first) and not variables.get(other):
+                self.missing(other, f"is missing; {first} is set and needs it")
+        robot, token = (
+            str(variables.get(f"clawdbot_dingtalk_{name}") or "") for name in ("webhook_url", "access_token")
+        )
+        if variables.get("clawdbot_dingtalk_robot_secret") and not token and "access_token=" not in robot:
+            self.missing(
+                "clawdbot_dingtalk_access_token", "is missing; clawdbot_dingtalk_robot_secret is set and needs it"
+            )
+        if re.search(r"[/=]", token):
+            self.add(
+                "clawdbot_dingtalk_access_token", "is more than the token; write what follows access_token= only", host
+            )
+        chat = variables.get("clawdbot_alerts_feishu_chat")
+        if isinstance(chat, str) and chat and not chat.startswith("oc_"):
+            self.add("clawdbot_alerts_feishu_chat", f"{chat!r} is no chat_id of Feishu, those begin with oc_", host)
 
 
 class Undefined(str):

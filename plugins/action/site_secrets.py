@@ -80,7 +80,7 @@ BLOCKS = (
         "open-dev.dingtalk.com > your app > Credentials: Client ID and Client Secret (docs/dingtalk.md)",
     ),
     Block(
-        "The DingTalk group robot that tells of alerts.",
+        "The DingTalk group robot that tells of alerts; a Feishu group or a mailbox does as well (docs/monitoring.md).",
         issued=("clawdbot_dingtalk_access_token", "clawdbot_dingtalk_robot_secret"),
         console="the group's settings > Robots: what follows access_token= in its webhook URL, and its SEC... secret",
     ),

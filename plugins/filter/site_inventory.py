@@ -231,6 +231,34 @@ def site_certificate(balancers: Iterable[str], hostvars: HostVars) -> str:
     return "none"
 
 
+def site_alert_nodes(nodes: Iterable[str], hostvars: HostVars) -> list[str]:
+    """Those of ``nodes`` that have a chat for alerts, as the bot sees it: DingTalk's group robot or a Feishu group."""
+
+    def has_chat(variables: Mapping[str, Any]) -> bool:
+        robot = str(variables.get("clawdbot_dingtalk_webhook_url") or "")
+        named = ("clawdbot_dingtalk_access_token", "clawdbot_alerts_feishu_chat")
+        return "access_token=" in robot or any(variables.get(name) for name in named)
+
+    return [node for node in nodes if has_chat(hostvars[node])]
+
+
+def site_unheard(groups: Mapping[str, list[str]], hostvars: HostVars) -> str:
+    """What to write so that alerts reach somebody; empty where they do, and where nothing watches."""
+    if not groups["monitoring"]:
+        return ""
+    variables = hostvars[groups["monitoring"][0]]
+    token = variables.get("site_alerts_token")
+    if any(variables.get(name) for name in ("monitoring_email_to", "monitoring_webhook_urls")):
+        return ""
+    if token and site_alert_nodes(groups["clawdbot"], hostvars):
+        return ""
+    return (
+        "Alerts reach nobody yet: write clawdbot_dingtalk_access_token (of a group robot), clawdbot_alerts_feishu_chat "
+        "(a group) or monitoring_email_to (a mailbox), see docs/monitoring.md."
+        + ("" if token else " The chats need site_alerts_token as well; `make secrets` makes it.")
+    )
+
+
 def site_url(scheme: str, host: str, port: int | str) -> str:
     """URL of a server, without a path and without the port that the scheme implies."""
     name = f"[{host}]" if ":" in host else host
@@ -296,6 +324,8 @@ class FilterModule:
             "site_firewall": site_firewall,
             "site_members": site_members,
             "site_certificate": site_certificate,
+            "site_alert_nodes": site_alert_nodes,
+            "site_unheard": site_unheard,
             "site_url": site_url,
             "worded": worded,
             "credentials": credentials,

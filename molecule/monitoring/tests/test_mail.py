@@ -1,4 +1,4 @@
-"""Critical alerts reach the mailbox through every kind of mail server there is, by the release's own Alertmanager."""
+"""Alerts reach the mailbox through every kind of mail server there is, by the release's own Alertmanager."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def alertmanager(host: Host) -> Iterator[Any]:
                 f"--web.listen-address={ADDRESS} --cluster.listen-address= --storage.path=/tmp/mail-test"
             )
         host.check_output(f"timeout 20 sh -c 'until curl -sf http://{ADDRESS}/-/ready; do sleep 0.2; done'")
-        host.check_output(f"amtool --alertmanager.url=http://{ADDRESS} alert add {name} severity=critical")
+        host.check_output(f"amtool --alertmanager.url=http://{ADDRESS} alert add {name} severity=warning")
         return name
 
     yield start
@@ -55,7 +55,7 @@ def alertmanager(host: Host) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_critical_alert_is_mailed(host: Host, alertmanager: Any, kind: str) -> None:
+def test_a_mailbox_alone_gets_every_alert(host: Host, alertmanager: Any, kind: str) -> None:
     settings, door = SERVERS[kind]
     alert = alertmanager(settings)
     deadline = time.monotonic() + 30
