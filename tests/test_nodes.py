@@ -1,0 +1,46 @@
+"""What add_node.yml refuses before it goes to any host."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+SECRETS = """
+site_redis_password: 0123456789abcdef0123
+clawdbot_model_type: echo
+clawdbot_feishu_app_id: cli_1
+clawdbot_feishu_app_secret: s1
+clawdbot_feishu_encryption_key: k1
+clawdbot_feishu_verification_token: t1
+"""
+#: Stands for ssh, and notes that it was called.
+SSH = """#!/bin/sh
+touch "$0.called"
+exit 255
+"""
+
+
+def play(root: Path, inventory: Path, playbook: str, node: str) -> str:
+    """A run that fails before anything is touched; what it says."""
+    ssh = inventory / "ssh"
+    ssh.write_text(SSH, "utf-8")
+    ssh.chmod(0o755)
+    command = ["ansible-playbook", "-i", str(inventory / "hosts.yml"), f"playbooks/{playbook}", "-e", f"node={node}"]
+    environment = os.environ | {"ANSIBLE_SSH_EXECUTABLE": str(ssh)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0, done.stdout
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def test_no_node_joins_a_server_that_has_been_alone(root: Path, tmp_path: Path) -> None:
+    inventory = tmp_path / "mine"
+    shutil.copytree(root / "inventories/single", inventory)
+    hosts = (inventory / "hosts.yml").read_text("utf-8")
+    shown = "    clawdbot:\n      hosts:\n        bot1:\n"
+    assert shown in hosts, hosts
+    joined = hosts.replace(shown, f"{shown}        app2: {{ansible_host: 203.0.113.11}}\n")
+    (inventory / "hosts.yml").write_text(joined, "utf-8")
+    (inventory / "group_vars/all/secrets.yml").write_text(SECRETS, "utf-8")
+    said = play(root, inventory, "add_node.yml", "app2")
+    assert "bot1 has been alone so far, and listens for itself only. Run site.yml, which takes in app2 as well" in said
+    assert not (inventory / "ssh.called").exists()
