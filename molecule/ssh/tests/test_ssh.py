@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 from functools import cache
@@ -54,13 +55,13 @@ def connection(name: str) -> dict[str, Any]:
     return next(dict(instance) for instance in instances if instance["instance"] == name)
 
 
-def can_log_in(name: str, port: int) -> bool:
+def can_log_in(name: str, port: int, user: str = "") -> bool:
     """Whether a new login with the controller's key works."""
     how = connection(name)
     options = ["ConnectTimeout=5", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes"]
     command = ["ssh", "-n", "-F", "none", "-i", how["identity_file"], "-p", str(port)]
     command += [word for option in options for word in ("-o", option)]
-    command += [f"{how['user']}@{how['address']}", "true"]
+    command += [f"{user or how['user']}@{how['address']}", "true"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -289,3 +290,53 @@ def test_known_host_keys_are_not_thrown_away(tmp_path: Path) -> None:
     assert scan() == ""
     for name in HOSTS:
         assert machine(name).file("/etc/ssh/ssh_host_ecdsa_key").exists
+
+
+def test_a_first_run_by_password_is_refused_and_by_keys_elsewhere_wins_over_the_provider() -> None:
+    """Keys in a folder of root's, or known to a directory only; settings that add up, or whose last value counts."""
+    port, how = current_port(), connection(HOSTS[0])
+    provider = (
+        f"Port {port}\nListenAddress 0.0.0.0:{port}\nMaxStartups 100\nPasswordAuthentication yes\n"
+        "AuthorizedKeysFile /etc/ssh/authorized_keys/%u\n"
+        "AuthorizedKeysCommand /usr/local/bin/keys\nAuthorizedKeysCommandUser nobody\n"
+    )
+    keys = '#!/bin/sh\n[ "$1" != carol ] || cat /etc/ssh/authorized_keys/debian\n'
+    for name in HOSTS:
+        machine(name).check_output(
+            "set -eu; install -d /etc/ssh/authorized_keys; cd /etc/ssh;"
+            " install -m 644 ~debian/.ssh/authorized_keys authorized_keys/debian; mv ~debian/.ssh ~debian/.ssh-away;"
+            " useradd --create-home carol; useradd --create-home dave; useradd --create-home eve;"
+            " usermod --password \"$(openssl passwd -6 s3cret)\" eve; echo 'eve ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/eve;"
+            f" printf '%s' {shlex.quote(keys)} >/usr/local/bin/keys; chmod 755 /usr/local/bin/keys;"
+            f" printf '%s' {shlex.quote(provider)} >sshd_config.d/50-provider.conf; rm sshd_config.d/00-clawdbot.conf;"
+            " sed -i '/^Include/d; 1i Include /etc/ssh/sshd_config.d/*.conf' sshd_config;"
+            " groupdel ssh-login; systemctl reload ssh"
+        )
+    run = play(port, ansible_user="eve", ansible_password="s3cret")
+    assert run.returncode != 0
+    assert f"ssh-copy-id -p {port} eve@" in re.sub(r"\s+", " ", run.stdout), run.stdout[-4000:]
+    assert not any(machine(name).file("/etc/ssh/sshd_config.d/00-clawdbot.conf").exists for name in HOSTS)
+
+    public = Path(how["identity_file"] + ".pub").read_text("utf-8").strip()
+    run = play(port, ssh_admins=[{"name": "erin", "keys": [public]}])
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert_settled(port)
+    for name in HOSTS:
+        members = machine(name).check_output("getent group ssh-login").rpartition(":")[2].split(",")
+        assert {"debian", "carol"} <= set(members)
+        assert not {"dave", "eve"} & set(members)
+        settings = machine(name).check_output("sshd -T").splitlines()
+        assert {"maxstartups 10:30:60", f"listenaddress 0.0.0.0:{port}", "passwordauthentication no"} <= set(settings)
+        for user in ("carol", "erin"):
+            assert can_log_in(name, port, user), user
+
+
+def test_what_a_provider_writes_later_does_not_win() -> None:
+    port = current_port()
+    for name in HOSTS:
+        machine(name).check_output("echo 'MaxStartups 7' >/etc/ssh/sshd_config.d/60-later.conf; systemctl reload ssh")
+        assert "maxstartups 7:30:7" in machine(name).check_output("sshd -T")
+    run = play(port)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert_settled(port)
+    assert all("maxstartups 10:30:60" in machine(name).check_output("sshd -T") for name in HOSTS)

@@ -37,10 +37,14 @@ trap undo EXIT
 cat >"$drop_in.new"
 chmod 0600 "$drop_in.new"
 mv "$drop_in.new" "$drop_in"
-# "Port" adds up over all files, so only our file may say it.
+# "Port" adds up over all files, and of "MaxStartups" the last one counts, so only our file may say them. An address to listen on stays,
+# but with our port.
 find /etc/ssh/sshd_config /etc/ssh/sshd_config.d -name '*config' -o -name '*.conf' ! -path "$drop_in" | while read -r file; do
-    grep -qiE '^[[:space:]]*port[[:space:]=]' "$file" && sed -i -E 's/^([[:space:]]*port[[:space:]=])/#\1/I' "$file"
-done || true # the last file has no such line
+    if grep -qiE '^[[:space:]]*(port|maxstartups|listenaddress)[[:space:]=]' "$file"; then
+        sed -i -E -e 's/^([[:space:]]*(port|maxstartups)[[:space:]=])/#\1/I' \
+            -e 's/^([[:space:]]*listenaddress[[:space:]=]+)(\[[^]]*\]|[^:[:space:]]+):[0-9]+([[:space:]]|$)/\1\2\3/I' "$file"
+    fi
+done
 # The first value of an option wins, so our file has to be read before all else. A file that came from an older release may not read the
 # folder at all; then nothing but our file is added.
 first=$(sed -nE '/^[[:space:]]*(#|$)/d; p; q' /etc/ssh/sshd_config)
