@@ -110,3 +110,23 @@ def test_the_host_says_how_the_login_was_accepted(tmp_path: Path, line: str, met
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     login = json.loads(done.stdout)
     assert (login["method"], login["key"]) == (method, key)
+
+
+@pytest.mark.parametrize(
+    ("said", "again"),
+    [
+        ("kex_exchange_identification: Connection closed by remote host", True),
+        ("kex_exchange_identification: read: Connection reset by peer", True),
+        ("Connection closed by UNKNOWN port 65535", True),
+        ("connect to host 203.0.113.10 port 2222: Connection refused", False),
+        ("debian@203.0.113.10: Permission denied (publickey).", False),
+        # A bastion in between:
+        (
+            "channel 0: open failed: connect failed: Connection refused\nstdio forwarding failed\n"
+            "Connection closed by UNKNOWN port 65535",
+            False,
+        ),
+    ],
+)
+def test_who_hung_up_is_asked_again_and_nobody_else(said: str, again: bool) -> None:
+    assert ssh_login.hung_up(said) is again

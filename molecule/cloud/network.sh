@@ -18,8 +18,12 @@ docker exec --interactive "$router" sh -euc '
     apt-get install --quiet=2 --yes --no-install-recommends nftables >/dev/null
     nft --file -
     # Too few logins at a time for a run, as behind any bastion.
-    echo "MaxStartups 1:100:1" >/etc/ssh/sshd_config.d/50-few.conf
+    printf "MaxStartups 1:100:1\nLogLevel VERBOSE\n" >/etc/ssh/sshd_config.d/50-few.conf
     systemctl reload ssh
+    # The mirror inside the cloud, reachable only there, with packages of the provider.
+    install -d /srv/mirror/agents
+    touch /srv/mirror/agents/Packages
+    systemd-run --quiet --unit=mirror python3 -m http.server --directory /srv/mirror 80
 ' <<RULES
 table ip cloud {
     chain in {

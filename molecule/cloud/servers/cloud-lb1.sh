@@ -3,7 +3,7 @@
 set -eu
 install -d -m 700 /root/.ssh
 cp ~debian/.ssh/authorized_keys /root/.ssh/authorized_keys
-printf 'PermitRootLogin prohibit-password\nMaxStartups 1:100:1\n' >/etc/ssh/sshd_config.d/50-cloud-init.conf
+printf 'PermitRootLogin prohibit-password\nMaxStartups 1:100:1\nLogLevel VERBOSE\n' >/etc/ssh/sshd_config.d/50-cloud-init.conf
 systemctl reload ssh
 
 cp --archive /usr/local/share/package-lists/. /var/lib/apt/lists/
@@ -24,6 +24,14 @@ RULES
 systemctl enable --quiet nftables.service
 nft --file /etc/nftables.conf
 
-ip link add eth9 type veth peer name eth9-far
+# The office at the other end of the second interface, which gets out through this host.
+ip netns add office
+ip link add eth9 type veth peer name eth9-far netns office
 ip address add 192.168.99.20/24 dev eth9
 ip link set eth9 up
+ip -n office address add 192.168.99.21/24 dev eth9-far
+ip -n office link set eth9-far up
+ip -n office route add default via 192.168.99.20
+mount -o remount,bind,rw /proc/sys
+sysctl --quiet --write net.ipv4.ip_forward=1
+mount -o remount,bind,ro /proc/sys

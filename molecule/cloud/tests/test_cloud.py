@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ KINDS = {
         "Debian 12, one server, its public address only (1:1 NAT)",
         "sudo with a password, no IPv6",
         "cloud-init that ended with an error",
-        "time servers and agent of the provider",
+        "time servers, mirror and agent of the provider",
     ],
     "lb1": [
         "Debian 13, root with a key, its public address (1:1 NAT)",
         "a bastion of the inventory",
         "own nftables rules, two interfaces",
     ],
-    "app1": ["Debian 13, through that bastion, which takes one login at a time", "keys in a folder of root's"],
-    "app2": ["Debian 12, through a bastion that is not ours, one login at a time", "sshd_config without Include"],
+    "app1": ["Debian 13, through that bastion, which takes one of five logins at a time", "keys in a folder of root's"],
+    "app2": [
+        "Debian 12, through a bastion that is not ours, one of five logins at a time",
+        "sshd_config without Include",
+    ],
     "redis1": ["Debian 13, behind a forwarded port (10022)", "cloud-init that is done", "ufw"],
 }
 PUBLIC = {"bot1": "198.51.100.10", "lb1": "198.51.100.20", "redis1": "198.51.100.30"}
@@ -106,6 +110,8 @@ def test_one_server_keeps_what_is_its_providers() -> None:
     assert server.service("aegis").is_running
     assert server.file("/etc/ssh/sshd_config.d/50-cloud-init.conf").exists
     assert "passwordauthentication no" in server.check_output("sshd -T")
+    assert "deb [trusted=yes] http://10.213.47.2/agents ./" in server.file("/etc/apt/sources.list").content_string
+    assert "http://10.213.47.2/agents" in server.check_output("apt-get indextargets --format '$(SITE)'")
 
 
 def test_what_cannot_be_right_is_refused_before_anything_is_touched(cluster: Installation) -> None:
@@ -125,6 +131,28 @@ def test_what_cannot_be_right_is_refused_before_anything_is_touched(cluster: Ins
     assert machine("lb1").check_output("find /etc /usr -newer /etc/hostname -type f | wc -l") == before
 
 
+@pytest.mark.parametrize("bastion", ["lb1", "router"])
+def test_a_bastion_may_have_more_hosts_behind_it_than_logins_at_a_time(
+    cluster: Installation, tmp_path: Path, bastion: str
+) -> None:
+    """Both bastions take one; five hosts that log in at once are five names of one here."""
+    behind = cluster.hosts["app1" if bastion == "lb1" else "app2"]
+    # Nobody waits for a login of somebody else's.
+    host = behind | {"ansible_ssh_extra_args": "-o ControlMaster=no -o ControlPath=none"}
+    hosts = {f"host{number}": host for number in range(5)}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}), "utf-8")
+    login = {"ansible.builtin.include_role": {"name": "ssh", "tasks_from": "connect"}}
+    tasks = [login | {"vars": {"ssh_memory": str(tmp_path)}}]
+    play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), "utf-8")
+    refused = "journalctl --quiet --unit ssh | grep -c 'past MaxStartups' || true"
+    before = int(machine(bastion).check_output(refused))
+    command = ["ansible-playbook", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stdout[-6000:]
+    assert int(machine(bastion).check_output(refused)) > before, "the bastion took all of them at once"
+
+
 def test_a_cluster_answers_however_its_servers_are_reached(cluster: Installation) -> None:
     cluster.play("site.yml")
     assert "6 of 6 messages were answered" in answers(PUBLIC["lb1"])
@@ -133,10 +161,17 @@ def test_a_cluster_answers_however_its_servers_are_reached(cluster: Installation
 
 def test_a_cluster_keeps_what_its_servers_came_with() -> None:
     bastion = machine("lb1")
+
+    def answer_to_the_office(server: str, port: int) -> str:
+        """The first line that the office gets, whose packets come in by the second interface."""
+        ask = f"exec 3<>/dev/tcp/{server}/{port}; printf 'GET /health HTTP/1.0\\r\\n\\r\\n' >&3; head -n 1 <&3"
+        return str(bastion.check_output(f"ip netns exec office timeout 5 bash -c {shlex.quote(ask)}"))
+
+    assert " 200 " in answer_to_the_office("192.168.99.20", 80)
     assert bastion.file("/etc/nftables.conf.before-clawdbot").exists
     bastion.check_output("systemctl restart nftables.service")
-    assert "masquerade" in bastion.check_output("nft list table ip office")
-    assert bastion.interface("eth9").addresses[0] == "192.168.99.20"
+    # Nobody outside knows a way back to the office's own address.
+    assert answer_to_the_office(address("outside"), 9000).startswith("HTTP/")
     assert "22/tcp" in machine("redis1").check_output("ufw show added")
     assert "inactive" in machine("redis1").check_output("ufw status")
     assert "/etc/ssh/keys/%u" in machine("app1").check_output("sshd -T -C user=debian | grep -i ^authorizedkeysfile")

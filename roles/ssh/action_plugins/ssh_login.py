@@ -88,6 +88,14 @@ def cure(errors: Mapping[int, str], login: Callable[[str, int], str], user: str,
     return ""
 
 
+def hung_up(said: str) -> bool:
+    """Whether somebody answered and hung up, so that another try may help.
+
+    A bastion that says "open failed" has let us in, and found nobody behind it.
+    """
+    return bool(HUNG_UP.search(said)) and "open failed:" not in said
+
+
 def objection(login: Mapping[str, Any], given: Collection[int]) -> str:
     """Why a login that works is not used; empty: it is.
 
@@ -195,7 +203,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             try:
                 return self._low_level_execute_command(probe, sudoable=True)  # type: ignore[no-any-return]
             except AnsibleConnectionFailure as error:
-                if not HUNG_UP.search(str(error)):
+                if not hung_up(str(error)):
                     raise
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # no secret: so that not all come back at once
         return self._low_level_execute_command(probe, sudoable=True)  # type: ignore[no-any-return]
