@@ -306,7 +306,8 @@ def test_a_first_run_by_password_is_refused_and_by_keys_elsewhere_wins_over_the_
             "set -eu; install -d /etc/ssh/authorized_keys; cd /etc/ssh;"
             " install -m 644 ~debian/.ssh/authorized_keys authorized_keys/debian; mv ~debian/.ssh ~debian/.ssh-away;"
             " useradd --create-home carol; useradd --create-home dave; useradd --create-home eve;"
-            " usermod --password \"$(openssl passwd -6 s3cret)\" eve; echo 'eve ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/eve;"
+            ' usermod --password "$(openssl passwd -6 s3cret)" eve;'
+            " echo 'eve ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/eve;"
             f" printf '%s' {shlex.quote(keys)} >/usr/local/bin/keys; chmod 755 /usr/local/bin/keys;"
             f" printf '%s' {shlex.quote(provider)} >sshd_config.d/50-provider.conf; rm sshd_config.d/00-clawdbot.conf;"
             " sed -i '/^Include/d; 1i Include /etc/ssh/sshd_config.d/*.conf' sshd_config;"
