@@ -49,7 +49,7 @@ def free_port() -> int:
         return port
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
     """Wait until ``condition`` is true and return its value. Only failures take ``seconds``, so let them be many."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

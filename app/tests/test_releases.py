@@ -17,7 +17,7 @@ from clawdbot_simulator.load import Plan
 
 from .conftest import eventually
 from .site import site
-from .test_chaos import RETRIES, assert_kept, under_load
+from .test_chaos import PATIENT, assert_kept, under_load
 from .test_worker import Rig, quick, running
 
 VECTORS = Path(__file__).with_name("vectors")
@@ -95,7 +95,7 @@ def last_release(folder: Path) -> Path:
 def test_two_releases_side_by_side(tmp_path: Path) -> None:
     """Roll-out and roll-back under load: each of web and workers is of the one release and of the other in turn."""
     old = last_release(tmp_path)
-    plan = Plan(rate=20, duration=20, duplicates=0.2, retries=RETRIES, timeout=5.0, settle=60.0)
+    plan = Plan(rate=20, duration=20, duplicates=0.2, retries=PATIENT, timeout=5.0, settle=300.0)
     with site(tmp_path / "site") as bot:
         bot.control.add_fault("model.*", "slow", seconds=0.15)
         bot.kill("worker-b")

@@ -30,7 +30,7 @@ class Control:
         for the first record to come.
         """
         query = {"after": after, "wait": wait, **equal}
-        found = self._call("GET", "/records", params=query, timeout=wait + 10).json()
+        found = self._call("GET", "/records", params=query, timeout=wait + 60).json()
         return [Record(**record) for record in found]
 
     def messages(self, **query: Any) -> list[Record]:
@@ -67,7 +67,7 @@ class Control:
         self._call("POST", "/reset")
 
     def _call(self, method: str, path: str, **options: Any) -> requests.Response:
-        options.setdefault("timeout", 10)
+        options.setdefault("timeout", 60)
         try:
             response = self._session.request(method, f"{self.url}/_sim{path}", **options)
         except requests.RequestException as error:
