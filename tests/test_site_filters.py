@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import site_inventory as site
 import yaml
+from jinja2.exceptions import UndefinedError
 
 PLAYBOOKS = Path(__file__).resolve().parents[1] / "playbooks"
 
@@ -130,6 +131,21 @@ def test_only_nodes_with_a_chat_are_told_of_alerts() -> None:
 )
 def test_alerts_that_reach_somebody_need_no_word(mon1: dict[str, object], app2: dict[str, object]) -> None:
     assert unheard(mon1, app2) == ""
+
+
+class FromAfar(dict[str, object]):
+    """Variables of a host, one of which is made of another host's: Ansible cannot tell it to a third one."""
+
+    def get(self, name: str, default: object = None) -> object:
+        """As of a dict, with jinja2's error where the value is not to be told."""
+        if super().get(name) is FromAfar:
+            raise UndefinedError("'hostvars' is undefined")
+        return super().get(name, default)
+
+
+def test_what_cannot_be_read_from_afar_has_been_set() -> None:
+    assert unheard(TOKEN, FromAfar(clawdbot_dingtalk_webhook_url=FromAfar)) == ""
+    assert unheard(FromAfar(site_alerts_token=FromAfar), {}) == ""
 
 
 def test_alerts_that_reach_nobody_are_told_and_what_to_write() -> None:

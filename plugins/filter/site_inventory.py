@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
+from jinja2.exceptions import UndefinedError
 
 HostVars = Mapping[str, Mapping[str, Any]]
 
@@ -235,9 +236,12 @@ def site_alert_nodes(nodes: Iterable[str], hostvars: HostVars) -> list[str]:
     """Those of ``nodes`` that have a chat for alerts, as the bot sees it: DingTalk's group robot or a Feishu group."""
 
     def has_chat(variables: Mapping[str, Any]) -> bool:
-        robot = str(variables.get("clawdbot_dingtalk_webhook_url") or "")
         named = ("clawdbot_dingtalk_access_token", "clawdbot_alerts_feishu_chat")
-        return "access_token=" in robot or any(variables.get(name) for name in named)
+        try:
+            robot = str(variables.get("clawdbot_dingtalk_webhook_url") or "")
+            return "access_token=" in robot or any(variables.get(name) for name in named)
+        except UndefinedError:  # It is made of further hosts' variables, so not to be read from here, but set.
+            return True
 
     return [node for node in nodes if has_chat(hostvars[node])]
 
@@ -247,8 +251,11 @@ def site_unheard(groups: Mapping[str, list[str]], hostvars: HostVars) -> str:
     if not groups["monitoring"]:
         return ""
     variables = hostvars[groups["monitoring"][0]]
-    token = variables.get("site_alerts_token")
-    if any(variables.get(name) for name in ("monitoring_email_to", "monitoring_webhook_urls")):
+    try:
+        token = variables.get("site_alerts_token") or ""
+        if any(variables.get(name) for name in ("monitoring_email_to", "monitoring_webhook_urls")):
+            return ""
+    except UndefinedError:  # likewise
         return ""
     if token and site_alert_nodes(groups["clawdbot"], hostvars):
         return ""
