@@ -48,11 +48,11 @@ def address(runner: AnsibleRunner) -> Callable[[str], str]:
     return lambda name: str(runner.get_variables(f"site-{name}")["ansible_host"])
 
 
-def account(client: Host, url: str, *options: str) -> dict[str, object]:
+def account(client: Host, url: str, *options: str) -> dict[str, int]:
     """Constant signed load from outside, every message accounted for."""
     done = client.run(f"{SIMULATOR} load --config config.json --callback-base {url} {' '.join(options)}")
-    assert done.rc == 0, done.stderr + done.stdout
-    report: dict[str, object] = json.loads(done.stdout)
+    assert done.stdout.startswith("{"), done.stderr + done.stdout
+    report: dict[str, int] = json.loads(done.stdout)
     return report
 
 
@@ -201,14 +201,18 @@ def test_a_run_that_fails_lets_the_next_begin(
     assert (note.rc, note.stdout) == (0, ""), note.stderr
 
 
-def test_a_node_that_dies_under_load_costs_nothing(connect: Connect, address: Callable[[str], str]) -> None:
+def test_a_node_that_dies_under_load_costs_no_message(connect: Connect, address: Callable[[str], str]) -> None:
     stop = subprocess.Popen(["sh", "-c", "sleep 5; docker kill clawdbot-site-app2"], stdout=subprocess.DEVNULL)
     try:
         report = account(connect("outside"), f"http://{address('lb1')}", "--rate 20 --duration 20 --settle 90")
     finally:
         stop.wait(timeout=60)
         subprocess.run(["docker", "start", "clawdbot-site-app2"], check=True, stdout=subprocess.DEVNULL)
-    assert report["failed_requests"] == 0, report
+    faults = {name: report[name] for name in ("failed_requests", "lost", "out_of_order", "wrong_answers")}
+    assert set(faults.values()) == {0}, report
+    # DingTalk has nothing that makes a repetition harmless: a part that went out in the last instant, before that
+    # was noted, goes out again (docs/engine.md, "Answered once").
+    assert report["answered_twice"] <= 1, report
 
 
 def test_a_mistake_in_the_inventory_stops_the_run_before_any_host_is_touched() -> None:
