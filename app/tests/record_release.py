@@ -1,7 +1,8 @@
 """Records what a release leaves in Redis, for the releases after it: see `test_releases`.
 
-    git archive v1.0.0 app | tar x -C /tmp/v1.0.0
-    PYTHONPATH=../simulator .venv/bin/python -m tests.record_release /tmp/v1.0.0/app > tests/vectors/release_v1.0.0.json
+    git archive v2.0.0:app clawdbot app.py gunicorn.conf.py | xz -9 > tests/vectors/release_2.tar.xz
+    mkdir /tmp/2 && tar -xJf tests/vectors/release_2.tar.xz -C /tmp/2
+    PYTHONPATH=../simulator .venv/bin/python -m tests.record_release /tmp/2 > tests/vectors/release_2.json
 
 The release really runs, with web, workers, Redis and the simulator, until its workers are killed in the middle of it.
 What is printed is Redis' append-only file, as JSON; times at which keys end are a day from when it is read.
