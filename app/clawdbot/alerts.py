@@ -22,7 +22,7 @@ from prometheus_client import Counter
 
 from clawdbot.cache import Cache
 from clawdbot.config import Settings
-from clawdbot.errors import ClawdbotError, Refusal
+from clawdbot.errors import ClawdbotError, Refusal, Unsure
 from clawdbot.http import Http
 from clawdbot.limits import Limiter, Rate, Unlimited
 from clawdbot.notes import Notes, OwnNotes, SharedNotes
@@ -186,6 +186,10 @@ def tell(name: str, chat: Chat, notification: Notification, notes: Notes) -> boo
     try:
         chat(message(notification), notification.digest)
     except ClawdbotError as error:
+        # Nobody knows whether it is there: it is written once more, and no oftener.
+        if isinstance(error, Unsure) and not notes.claim(f"{remembered}:unsure", CLAIMED, REMEMBERED_SECONDS):
+            notes.put(remembered, TOLD, REMEMBERED_SECONDS)
+            return True
         notes.drop(remembered, CLAIMED)
         SENT.labels(name, "failure").inc()
         log.error("an alert could not be delivered", extra={"fields": {"chat": name, "error": str(error)}})

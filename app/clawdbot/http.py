@@ -28,6 +28,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from clawdbot.errors import ClawdbotError, Final
 
 CONNECT_SECONDS = 5.0
+CALL_SECONDS = 10.0
 CHUNK = 65536
 DEFAULT_MAX_BYTES = 4 * 1024 * 1024
 
@@ -256,7 +257,7 @@ class Http:
         payload: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
-        deadline: float = 10.0,
+        deadline: float = CALL_SECONDS,
         max_bytes: int = DEFAULT_MAX_BYTES,
         on_written: Callable[[], None] | None = None,
     ) -> Response:

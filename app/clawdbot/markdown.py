@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 OPENING = re.compile(r"^ {0,3}(`{3,20}|~{3,20})([^`]*)$")
 DELIMITER = re.compile(r"^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")
@@ -67,6 +67,19 @@ def closes(fence: str, line: str) -> bool:
     """Whether ``line`` ends the code block that ``fence`` began."""
     line = line.strip()
     return len(line) >= len(fence) and not line.strip(fence[0])
+
+
+def open_fence(lines: Iterable[str], opening: str = "") -> str:
+    """Return the line that opened the code block which ``lines`` end in, empty outside of one.
+
+    ``opening`` is that line for the block in which ``lines`` begin.
+    """
+    for line in lines:
+        if opened := OPENING.match(opening):
+            opening = "" if closes(opened[1], line) else opening
+        elif OPENING.match(line):
+            opening = line
+    return opening
 
 
 def _table_end(lines: list[str], at: int) -> int:

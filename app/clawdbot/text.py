@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from unicodedata import combining
 
-from clawdbot.markdown import OPENING, closes
+from clawdbot.markdown import OPENING, open_fence
 
 # Of a code block, in bytes; a longer one loses the name of its language where it is opened again.
 LONGEST_OPENING = 25
@@ -132,13 +132,8 @@ def _together(before: str, after: str) -> bool:
 
 def _open_fence(part: str) -> str:
     """Return the line that opens the code block in which ``part`` ends, empty if it ends outside of one."""
-    fence = opened = ""
-    for line in part.split("\n"):
-        if fence:
-            if closes(fence, line):
-                fence = opened = ""
-        elif found := OPENING.match(line):
-            fence = found[1]
-            opened = line.strip() if size(line.strip()) < LONGEST_OPENING else fence
-            opened += "\n"
-    return opened
+    found = OPENING.match(open_fence(part.split("\n")))
+    if not found:
+        return ""
+    opened = found[0].strip()
+    return f"{opened if size(opened) < LONGEST_OPENING else found[1]}\n"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from clawdbot import metrics
-from clawdbot.errors import ClawdbotError, Final, Retry
+from clawdbot.errors import Final, Retry
 from clawdbot.http import Response
 from clawdbot.notes import Notes
 from clawdbot.store import key
@@ -34,7 +34,7 @@ class Token:
         self._fetch = fetch
         # One thread of this process at a time; the lock in the notes is for the other processes.
         self._turn = threading.Lock()
-        self._failure: tuple[float, ClawdbotError] | None = None
+        self._failure: tuple[float, Retry | Final] | None = None
 
     def get(self) -> str:
         """Return a valid token.
@@ -68,7 +68,7 @@ class Token:
     def _renew(self) -> str:
         try:
             token, life = self._fetch()
-        except ClawdbotError as error:
+        except (Retry, Final) as error:
             metrics.TOKEN_REFRESHES.labels(self.platform, "failure").inc()
             self._failure = (time.monotonic() + FAILED_SECONDS, error)
             raise
@@ -95,8 +95,8 @@ class Token:
         raise Retry(f"{self.platform}: access token refused twice")
 
 
-def _again(error: ClawdbotError) -> ClawdbotError:
+def _again(error: Retry | Final) -> Retry | Final:
     """Another exception that says the same: one that is raised by several threads mixes their tracebacks."""
     if isinstance(error, Retry):
         return Retry(str(error), after=error.after or FAILED_SECONDS, apology=error.apology)
-    return Final(str(error), apology=error.apology if isinstance(error, Final) else "")
+    return Final(str(error), apology=error.apology)

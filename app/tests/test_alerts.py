@@ -134,6 +134,15 @@ def test_a_chat_that_failed_is_told_again_and_the_other_is_not(node: Node, serve
     assert (len(told(server, ROBOT)), len(told(server, FEISHU))) == (2, 1)
 
 
+def test_a_robot_that_does_not_confirm_is_told_once_more_and_taken_for_informed(
+    node: Node, server: ScriptedServer
+) -> None:
+    server.on(ROBOT, Reply({}, drop=True))
+    codes = [node(notification(alert())).status_code for _ in range(4)]
+    assert codes == [503, 200, 200, 200]
+    assert (len(told(server, ROBOT)), len(told(server, FEISHU))) == (2, 1)
+
+
 def test_a_node_that_is_telling_is_waited_for(node: Node, client: redis.Redis, server: ScriptedServer) -> None:
     found = alerts.parse(json.dumps(notification(alert())).encode())
     client.set(f"clawdbot:alerts:dingtalk:{found.digest}", alerts.CLAIMED, ex=60)

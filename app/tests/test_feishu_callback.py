@@ -265,6 +265,8 @@ def test_config_repr_keeps_secrets(bot: Bot) -> None:
     [
         ("@_user_1你好", "你好"),
         ("@_user_1重置", "重置"),
+        ("@_user_12026年的计划", "2026年的计划"),
+        ("@_user_1hello", "hello"),
         ("帮我@_user_1看看", "帮我@Bot看看"),
         ("你好@_user_1", "你好"),
         ("你好 @_user_1 ", "你好"),
@@ -285,6 +287,7 @@ def test_mention_of_the_bot_wherever_it_stands(bot: Bot, words: str, expected: s
     ("words", "expected"),
     [
         ("@_user_10你好@_user_1", "你好@Bot"),
+        ("@_user_1帮我问@_user_105点有空吗", "帮我问@Tom Li5点有空吗"),
         ("@_user_1@_user_10 /status", "/status"),
         ("/status @_user_10 @_user_1", "/status"),
         ("@_user_1 帮我问@_user_10吧", "帮我问@Tom Li吧"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clawdbot import texts
 from clawdbot_simulator.users import DingTalk
 
 from .conftest import eventually
@@ -30,8 +31,9 @@ def test_an_answer_of_three_minutes_arrives(bot: Site, streams: bool) -> None:
     question = DingTalk(bot.config).text("Li", "think it over")
     began = time.monotonic()
     tell(bot, question)
-    assert answers(bot, question, 240) == [WORDS]
+    eventually(lambda: len(bot.control.messages()) == 2, 240)
     assert time.monotonic() - began > 175
+    assert answers(bot, question) == [texts.STILL_WORKING, WORDS]
     assert len(bot.control.records(kind="model")) == 1, "it was asked, and paid, once"
 
 

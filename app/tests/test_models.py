@@ -276,7 +276,20 @@ def test_the_kernel_asks_a_silent_peer_whether_it_is_there(monkeypatch: pytest.M
     assert set(wire.KEEPALIVE) <= set(options)
 
 
+def test_a_peer_that_takes_no_more_of_the_question_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel does not ask whether a peer is there as long as something is on its way to it."""
+    assert (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000) in wire.KEEPALIVE
+    monkeypatch.setattr(wire, "KEEPALIVE", [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500)])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        service = Service(f"http://127.0.0.1:{listener.getsockname()[1]}/x")
+        with pytest.raises(Failed, match="unreachable"):
+            service.ask({"picture": "x" * 20_000_000}, {}, Patience(60, 1, 60))
+
+
 # What the answer is made of
+
+HARMONY = "<|channel|>{}<|message|>"
+CODE_ABOUT_IT = "Use\n```python\nre.sub(r'<think>.*?</think>', '', s)\n```\nDone."
 
 
 @pytest.mark.parametrize(
@@ -290,14 +303,39 @@ def test_the_kernel_asks_a_silent_peer_whether_it_is_there(monkeypatch: pytest.M
         ("<THINK >secret</Think>Hello", "Hello"),
         ('<thinking mode="x">secret</thinking>Hello', "Hello"),
         ("◁think▷secret◁/think▷Hello", "Hello"),
+        ("[THINK]secret[/THINK]Hello", "Hello"),
+        ("<seed:think>secret</seed:think>Hello", "Hello"),
+        ("<reasoning>secret</reasoning>Hello", "Hello"),
+        ("<|begin_of_thought|>secret<|end_of_thought|>Hello", "Hello"),
+        (f"{HARMONY.format('analysis')}secret<|end|><|start|>assistant{HARMONY.format('final')}Hello", "Hello"),
+        (f"{HARMONY.format('analysis')}secret", ""),
+        ("<think>`secret`</think>`Hello`", "`Hello`"),
+        ("<think>`</think>` secret</think>Hello", "Hello"),
+        ("`Hel`<think>secret</think>`lo`", "`Hel``lo`"),
+        ("<think>\n```\nsecret\n</think>\nHello", "Hello"),
+        ("```\nsecret\n```\n</think>Hello", "Hello"),
         ("Hello<think>secret", "Hello"),
         ("<think>secret", ""),
         ("write `<think>` before and `</think>` behind", "write `<think>` before and `</think>` behind"),
         ("I think < you > know", "I think < you > know"),
+        ("<think/>Hello", "<think/>Hello"),
+        ("[Think] about it", "[Think] about it"),
+        (f"<think>secret</think>{CODE_ABOUT_IT}", CODE_ABOUT_IT),
+        (f"{CODE_ABOUT_IT}<think>secret</think>", CODE_ABOUT_IT),
+        ("```\n<think>\n```\n<think>secret</think>Hello", "```\n<think>\n```\nHello"),
+        ("~~~\n<think>\n~~~\nmore", "~~~\n<think>\n~~~\nmore"),
+        ("`<think>secret</think>`", "`<think>secret</think>`"),
     ],
 )
 def test_reasoning_is_taken_out(said: str, kept: str) -> None:
     assert reasoning.without(said) == kept
+
+
+def test_taking_reasoning_out_is_linear() -> None:
+    began = time.monotonic()
+    reasoning.without("a <think>b</think>\n" * 50_000)
+    reasoning.without("```\n<think>\n" * 50_000)
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -555,14 +593,33 @@ def test_baidu(client: redis.Redis, model_config: ModelConfig, server: ScriptedS
 
 
 @pytest.mark.parametrize(
-    ("reply", "error"), [(Reply({}, 403), Final), (Reply({}, 500), Retry), (Reply(drop=True), Retry)]
+    ("reply", "error", "kind", "apology"),
+    [
+        (Reply({}, 403), Final, "auth", texts.MISCONFIGURED),
+        (Reply({}, 500), Retry, "unreachable", texts.BUSY),
+        (Reply({}, 429), Retry, "unreachable", texts.BUSY),
+        (Reply(b"<html>blocked</html>"), Retry, "unreachable", texts.BUSY),
+        (Reply(drop=True), Retry, "unreachable", texts.BUSY),
+    ],
 )
 def test_baidu_refuses(
-    client: redis.Redis, model_config: ModelConfig, server: ScriptedServer, reply: Reply, error: type[ClawdbotError]
+    client: redis.Redis,
+    model_config: ModelConfig,
+    server: ScriptedServer,
+    reply: Reply,
+    error: type[ClawdbotError],
+    kind: str,
+    apology: str,
 ) -> None:
+    """Users and operators hear of it as if the model itself had refused."""
     server.on("/v1/BCE-BEARER/token", reply)
-    with pytest.raises(error):
-        bearer(client, model_config, "ernie", api_key="AK", api_secret="SK", iam_url=server.url)()
+    get = bearer(client, model_config, "ernie", api_key="AK", api_secret="SK", iam_url=server.url)
+    before = calls(model_config.name, kind)
+    with pytest.raises((Retry, Final)) as raised:
+        ChatModel(model_config, Service(model_config.base_url), get).ask(QUESTION)
+    assert isinstance(raised.value, error)
+    assert getattr(raised.value, "apology", "") == apology
+    assert calls(model_config.name, kind) == before + 1
 
 
 def test_baidu_signature_covers_what_matters() -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 import redis
 from clawdbot import tokens
-from clawdbot.errors import Final, Retry
+from clawdbot.errors import Final, LeaseLost, Retry
 from clawdbot.notes import SharedNotes
 from clawdbot.tokens import Token
 
@@ -65,6 +65,22 @@ def test_failure_is_known_to_all_who_wait(
     monkeypatch.setattr(time, "monotonic", lambda: started + tokens.FAILED_SECONDS * 2)
     get_all(token, 1)
     assert len(calls) == 2
+
+
+def test_a_lease_that_was_lost_is_nobody_elses_failure(client: redis.Redis) -> None:
+    """Whoever fetches a token on the way to a user may find that the lease is gone: no other message's concern."""
+    found: list[Exception | str] = [LeaseLost("the lease belongs to another worker"), "t"]
+
+    def fetch() -> tuple[str, float]:
+        one = found.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return one, 7200
+
+    token = Token(SharedNotes(client), "p", "a", fetch)
+    with pytest.raises(LeaseLost):
+        token.get()
+    assert token.get() == "t"
 
 
 def test_token_on_a_full_memory(client: redis.Redis) -> None:

@@ -123,8 +123,10 @@ class ChatModel:
                 # The service is there; it is the question or the key that it does not like.
                 self._breaker.succeeded()
             raise decided from None
-        except (Retry, Final):
-            # No credential, so nobody was asked.
+        except (Retry, Final) as error:
+            # No credential, so nobody was asked; operators have to know all the same.
+            kind = Kind.AUTH if isinstance(error, Final) else Kind.UNREACHABLE
+            metrics.MODEL_CALLS.labels(self._config.name, kind.value).inc()
             self._breaker.succeeded()
             raise
         self._breaker.succeeded()

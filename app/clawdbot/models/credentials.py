@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import redis
 
 from clawdbot.config import ModelConfig
-from clawdbot.errors import Final, Retry
 from clawdbot.http import Http, TransportError
+from clawdbot.models import failures
+from clawdbot.models.failures import Failed, Kind
 from clawdbot.notes import SharedNotes
 from clawdbot.tokens import Token
 
@@ -77,11 +78,13 @@ def _baidu_key(config: ModelConfig, web: Http) -> tuple[str, float]:
     authorization = baidu_authorization(config.api_key, config.api_secret, urlsplit(base).netloc, query, now=now)
     try:
         response = web.request("GET", f"{base}{BAIDU_PATH}?{query}", headers={"Authorization": authorization})
-    except TransportError as error:
-        raise Retry(f"model: unreachable {error}") from None
+    except TransportError:
+        raise Failed(Kind.UNREACHABLE, of="the key service").for_the_queue() from None
     token = response.json().get("token")
     if isinstance(token, str) and token:
         return token, BAIDU_SECONDS
-    if response.status >= 500:
-        raise Retry(f"model: server_error status {response.status} of the key service")
-    raise Final(f"model: auth refused, status {response.status} of the key service; check MODEL_API_KEY and _SECRET")
+    kind, code = failures.sort(config.name, response.status, response.json())
+    # Whatever it is that waiting does not mend, it is about the two halves of the key.
+    kind = Kind.AUTH if kind in failures.FINAL else kind
+    refused = Failed(kind, after=response.retry_after(), status=response.status, code=code, of="the key service")
+    raise refused.for_the_queue()

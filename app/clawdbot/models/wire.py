@@ -29,11 +29,13 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_CHARACTERS = 1_000_000
 EVENT_STREAM = "text/event-stream"
 # The kernel asks a silent peer whether it is there: one that is gone is found out after 15 s, one that thinks is not.
+# It does not ask while something is on its way, so that has a limit of its own, in ms.
 KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000),
 ]
 
 

@@ -44,6 +44,8 @@ TOO_MANY = 429
 SERVER_ERROR = 500
 # The gateway has asked and got no answer: nobody knows whether it was done.
 GATEWAY_TIMEOUT = 504
+# Calls that people would see twice; a token may be asked for as often as one likes.
+SHOWN = {"session", "single", "group", "push"}
 
 
 class DingTalkSender:
@@ -109,7 +111,7 @@ class DingTalkSender:
             raise
 
     def _send_by_session(self, webhook: str, form: _Form, mark: Mark) -> None:
-        response = self._post("session", webhook, form.webhook(), on_written=mark.written, deadline=SEND_SECONDS)
+        response = self._post("session", webhook, form.webhook(), on_written=mark.written)
         self._check_errcode("session", response)
 
     def _send_by_api(self, message: Message, form: _Form, mark: Mark) -> None:
@@ -204,9 +206,7 @@ class DingTalkSender:
 
         def call(token: str) -> Response:
             headers = {"x-acs-dingtalk-access-token": token}
-            if mark is None:
-                return self._post(way, url, body, headers=headers)
-            return self._post(way, url, body, headers=headers, on_written=mark.written, deadline=SEND_SECONDS)
+            return self._post(way, url, body, headers=headers, on_written=mark and mark.written)
 
         def refused(response: Response) -> bool:
             bad = response.status in BAD_TOKEN or "InvalidAuthentication" in str(response.json().get("code", ""))
@@ -221,10 +221,10 @@ class DingTalkSender:
         return response.json()
 
     def _post(self, way: str, url: str, body: Mapping[str, Any], **options: Any) -> Response:
-        # Only what users see is told of its writing; a token may be asked for as often as one likes.
-        shown = options.get("on_written") is not None
+        shown = way in SHOWN
         try:
-            response = self._http.request("POST", url, payload=body, **options)
+            deadline = SEND_SECONDS if shown else http.CALL_SECONDS
+            response = self._http.request("POST", url, payload=body, deadline=deadline, **options)
         except TransportError as error:
             metrics.SENDS.labels(self.name, way, "unreachable").inc()
             raise (Unsure if error.sent and shown else Retry)(f"dingtalk: {error}") from None

@@ -76,9 +76,9 @@ def _shown(element: Any, depth: int) -> Iterator[str]:
 
 
 def _keys(mentions: Sequence[dict[str, Any]]) -> str:
-    """A pattern for the keys of mentions: ``@_user_1`` and not the beginning of ``@_user_10``; letters may follow."""
+    """A pattern for the keys of mentions, ``@_user_10`` before ``@_user_1``; whatever follows, digits included."""
     keys = {base.string(mention, "key") for mention in mentions} - {""}
-    return "|".join(rf"{re.escape(key)}(?!\d)" for key in sorted(keys, key=len, reverse=True))
+    return "|".join(map(re.escape, sorted(keys, key=len, reverse=True)))
 
 
 def named(words: str, mentions: Sequence[dict[str, Any]]) -> str:
