@@ -39,7 +39,7 @@ def preflight(tmp_path: Path, root: Path) -> Run:
     """Runs the playbook on an inventory of the given texts."""
 
     def run(hosts: str = GOOD_HOSTS, variables: str = GOOD_VARS, *arguments: str) -> subprocess.CompletedProcess[str]:
-        (tmp_path / "group_vars/all").mkdir(parents=True)
+        (tmp_path / "group_vars/all").mkdir(parents=True, exist_ok=True)
         (tmp_path / "hosts.yml").write_text(hosts, "utf-8")
         (tmp_path / "group_vars/all/main.yml").write_text(variables, "utf-8")
         command = ["ansible-playbook", "-i", str(tmp_path), "playbooks/preflight.yml", *arguments]
@@ -343,6 +343,130 @@ redis1 ansible_host=192.0.2.21
     ):
         assert place in done.stdout, f"{place}\n{done.stdout}{done.stderr}"
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_the_place_of_a_host_is_named_whichever_way_it_is_written(tmp_path: Path) -> None:
+    """Ranges, and hosts of an INI inventory that have no variables."""
+    (tmp_path / "one.yml").write_text("clawdbot:\n  hosts:\n    app[1:2]:\n      ssh_port: 22\n", "utf-8")
+    (tmp_path / "two").write_text("[clawdbot]\napp3\napp[4:5] fail2ban_ignore=[]\n", "utf-8")
+    sources = site_preflight.Sources([str(tmp_path)])
+    for name, line in {"app1": "one.yml:3", "app2": "one.yml:3", "app3": "two:2", "app5": "two:3"}.items():
+        assert sources.where(name, name).endswith(line), name
+    assert sources.where("ssh_port", "app2").endswith("one.yml:4")
+    assert sources.where("fail2ban_ignore", "app5").endswith("two:3")
+
+
+def test_files_that_ansible_does_not_read_are_refused(preflight: Run, tmp_path: Path) -> None:
+    """Of files of one name it reads the first; a folder comes before all of them."""
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/all.yml").write_text("clawdbot_feishu_allow_users: [ou_1]\n", "utf-8")
+    (tmp_path / "host_vars").mkdir()
+    for ending in (".yml", ".yaml", ".txt"):
+        (tmp_path / f"host_vars/app1{ending}").write_text("site_member_weight: 2\n", "utf-8")
+    (tmp_path / "more.yml").write_text("clawdbot:\n  hosts\n    app3:\n", "utf-8")
+    done = preflight()
+    assert done.returncode != 0
+    for said in (
+        f"group_vars/all.yml: all: Ansible reads the folder all/ instead of this file; mv {tmp_path}/group_vars/all.yml"
+        f" {tmp_path}/group_vars/all/",
+        "host_vars/app1.yaml: app1: Ansible reads app1.yml instead of this file; put both into one",
+        "more.yml:3: more.yml: is not YAML, so none of it counts",
+    ):
+        assert said in done.stdout, done.stdout
+    assert "3 thing(s)" in done.stdout
+
+
+def test_groups_with_nearly_our_names_are_mentioned(preflight: Run) -> None:
+    hosts = GOOD_HOSTS.replace("loadbalancer:", "load_balancers:") + "    monitor: {hosts: {shop1: }}\n"
+    done = preflight(hosts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = " ".join(done.stderr.split())
+    assert "hosts.yml:4: load_balancers: is no group of ours; if its hosts are meant" in said
+    assert "site_group_names: {loadbalancer: load_balancers}" in said
+    assert "site_group_names: {monitoring: monitor}" in said
+
+
+def test_what_others_read_as_well_is_the_same_for_all(preflight: Run, tmp_path: Path) -> None:
+    hosts = GOOD_HOSTS.replace(
+        "192.0.2.1}", "192.0.2.1, site_bot_port: '18789', site_ssh_port: 22, site_domain: a.test}"
+    )
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/redis.yml").write_text(
+        "site_redis_port: 7000\nsite_redis_password: hunter2hunter2xx\n", "utf-8"
+    )
+    done = preflight(hosts)
+    assert done.returncode != 0
+    for said in (
+        "redis.yml:1: site_redis_port: app1 and redis1 have different ones, but it has to be the same for all hosts",
+        "main.yml:2, group_vars/redis.yml:2: site_redis_password: app1 and redis1 have different ones",
+        "hosts.yml:4: site_domain: app1 and lb1 have different ones",
+    ):
+        assert said.replace("group_vars/", f"{tmp_path}/group_vars/") in done.stdout, done.stdout
+    assert "3 thing(s)" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_ports_are_ports_and_no_two_are_one(preflight: Run) -> None:
+    hosts = GOOD_HOSTS.replace("192.0.2.12}", "192.0.2.12, ansible_port: ssh}")
+    variables = f"{GOOD_VARS}site_https_port: 80\nsite_http_port: 80\nsite_bot_port: 9100\nsite_ssh_port: 0\n"
+    variables += "site_redis_port: 80\nsite_prometheus_port: 9100\nnginx_status_port: 70000\n"
+    done = preflight(hosts, variables)
+    assert done.returncode != 0
+    for said in (
+        "hosts.yml:8: ansible_port: 'ssh' is no port",
+        "main.yml:7: site_https_port: site_http_port is 80 as well on lb1; give each its own",
+        "main.yml:9: site_bot_port: site_node_exporter_port is 9100 as well on app1; give each its own",
+        "main.yml:9: site_bot_port: site_node_exporter_port is 9100 as well on lb1; give each its own",
+        "main.yml:10: site_ssh_port: 0 is no port, those are 1 to 65535",
+        "main.yml:13: nginx_status_port: 70000 is no port",
+    ):
+        assert said in done.stdout, f"{said}\n{done.stdout}"
+    assert "site_redis_port" not in done.stdout, "the balancer is another host"
+    assert "site_prometheus_port" not in done.stdout, "there is none"
+
+
+def test_addresses_of_people_and_proxies_are_addresses(preflight: Run) -> None:
+    variables = f"""{GOOD_VARS}
+site_admin_sources: [198.51.100.0/24, "2001:db8::1", office, 10.0.0.300, 10.0.0.0/33]
+loadbalancer_trusted_proxies: [10.0.0.7/8, slb.example.com]
+firewall_extra_services: [{{name: smtp, ports: [25], sources: [any, 10.0.0.1, mail]}}]
+site_domain: https://bot.example.com/
+"""
+    done = preflight(GOOD_HOSTS, variables)
+    assert done.returncode != 0
+    for said in (
+        *(f"main.yml:8: site_admin_sources: '{wrong}' is no" for wrong in ("office", "10.0.0.300", "10.0.0.0/33")),
+        "main.yml:9: loadbalancer_trusted_proxies: 'slb.example.com' is no address or network",
+        "main.yml:10: firewall_extra_services: 'mail' is no address or network",
+        "main.yml:11: site_domain: 'https://bot.example.com/' is no name; write bot.example.com",
+    ):
+        assert said in done.stdout, f"{said}\n{done.stdout}"
+    assert "6 thing(s)" in done.stdout
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::", "fe80::1", "224.0.0.1"])
+def test_an_address_at_which_nobody_else_is_reached_is_refused_among_several(address: str) -> None:
+    def found(*hosts: str) -> list[str]:
+        known = {host: {"ansible_host": f"192.0.2.{number}"} for number, host in enumerate(hosts)}
+        checks = site_preflight.Preflight(
+            {}, known | {"bot1": {"ansible_host": address}}, {}, site_preflight.Sources([])
+        )
+        checks.check_addresses()
+        return [finding.cure for finding in checks.findings]
+
+    (cure,) = found("app1")
+    assert f"at {address} no other host reaches bot1; write the address that the others use, as site_address" in cure
+    assert not found()
+
+
+def test_what_cannot_be_worked_out_is_said_once(preflight: Run) -> None:
+    variables = GOOD_VARS.replace("s1", '"{{ nowhere }}"') + 'clawdbot_dingtalk_aes_key: "{{ nowhere }}"\n'
+    variables += 'site_proxy: "{{ nowhere }}"\nclawdbot_dingtalk_access_token: "{{ nowhere }}"\n'
+    variables += 'clawdbot_dingtalk_app_key: "{{ nowhere }}"\nclawdbot_alerts_feishu_chat: "{{ nowhere }}"\n'
+    done = preflight(GOOD_HOSTS, variables)
+    assert done.returncode != 0
+    assert len(set(re.findall(r"main.yml:\d+: (\w+): cannot be worked out", done.stdout))) == 6, done.stdout
+    assert "8 thing(s)" in done.stdout, "and what DingTalk needs besides"
 
 
 def test_a_secret_is_never_shown(preflight: Run) -> None:

@@ -148,6 +148,20 @@ def test_a_broken_file_is_named_and_left_alone(run: Run, secrets: Path) -> None:
     assert secrets.read_text("utf-8") == "- site_redis_password: hunter2\n"
 
 
+@pytest.mark.parametrize("name", ["all.yml", "all"])
+def test_a_file_that_ansible_would_no_longer_read_has_to_move_first(
+    name: str, run: Run, secrets: Path, inventory: Path
+) -> None:
+    """Beside a folder ``all`` Ansible reads no file of that name."""
+    shutil.rmtree(inventory / "group_vars/all")
+    mine = inventory / "group_vars" / name
+    mine.write_text("clawdbot_feishu_allow_users: [ou_1]\n", "utf-8")
+    said = " ".join(run(succeeds=False).split())
+    assert f"move {mine} to {inventory}/group_vars/all/main.yml first" in said
+    assert mine.is_file()
+    assert not secrets.exists()
+
+
 def test_make_asks_for_the_inventory(root: Path) -> None:
     # The environment is there, whatever its age.
     command = ["make", "--old-file=.venv/.done", "secrets"]

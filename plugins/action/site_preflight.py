@@ -12,14 +12,18 @@ import difflib
 import functools
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible import constants
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from ansible.plugins.inventory import detect_range, expand_hostname_range
 from ansible.template import Templar
 from ansible.utils.vars import load_extra_vars
 from cryptography import x509
@@ -76,10 +80,28 @@ PROXY = re.compile(rf"{SERVER}:\d+/?", re.ASCII)
 ENCODED = "; in user and password write %25 for %, %40 for @, %3A for :, %2F for /, %23 for #"
 DOMAIN = re.compile(r"\.?[a-z0-9-]+(?:\.[a-z0-9-]+)*", re.IGNORECASE)
 
+#: Lists of addresses and networks, what else may stand in them, and what to write there.
+NETWORKS: dict[str, tuple[str | re.Pattern[str], str]] = {
+    "site_admin_sources": ("", "address or network; write 10.1.2.3 or 10.0.0.0/8"),
+    "loadbalancer_trusted_proxies": ("", "address or network; write 10.1.2.3 or 10.0.0.0/8"),
+    "firewall_extra_services": ("any", "address or network; write 10.1.2.3, 10.0.0.0/8 or any"),
+    "site_no_proxy": (
+        DOMAIN,
+        "domain, address or network; write example.com for that and all names below it, 10.1.2.3 or 10.0.0.0/8",
+    ),
+}
+
+#: What the hosts tell each other, besides the ports of their services.
+SHARED = ("site_domain", "site_redis_password", "site_alerts_token")
+
+#: Variables of Ansible's own that are looked at.
+CONNECTION: dict[str, dict[str, Any]] = {"ansible_port": {"type": "int"}}
+
 #: Model presets that work without a key.
 KEYLESS_MODELS = {"echo", "ollama", "vllm"}
 AES_KEY_LENGTH = 43
 PASSWORD_LENGTH = 16
+LAST_PORT = 65535
 
 #: How much (0 to 1, as difflib measures) an unknown variable resembles one of ours to be taken for a slip. Nobody else
 #: begins names with clawdbot_, few with site_; the other roles' names are everybody's: docker_users, nginx_vhosts.
@@ -127,12 +149,17 @@ class Sources:
         self._extra = set(extra)
         self.read = read
         self._lines: dict[str, list[tuple[str, str]]] = {}
+        #: Files that are no YAML, although their names say so, and where each goes wrong.
+        self.broken: dict[Path, str] = {}
         folders = [root if root.is_dir() else root.parent for root in self.roots]
         files = {root for root in self.roots if root.is_file()}
         files |= {file for root in self.roots if root.is_dir() for file in root.iterdir() if file.is_file()}
-        for folder in [*folders, *([beside] if beside else [])]:
-            for kind in ("group_vars", "host_vars"):
-                files |= {file for file in (folder / kind).rglob("*") if file.is_file()}
+        self._folders = {
+            folder / kind
+            for folder in [*folders, *([beside] if beside else [])]
+            for kind in ("group_vars", "host_vars")
+        }
+        files |= {file for folder in self._folders for file in folder.rglob("*") if file.is_file()}
         for file in sorted(files):
             self._index(file)
 
@@ -143,14 +170,19 @@ class Sources:
             return  # not ours to judge: encrypted with another password, or no text at all
         try:
             tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.YAMLError:
+        except yaml.YAMLError as error:
             tree = None
+            if file.suffix in constants.YAML_FILENAME_EXTENSIONS:
+                mark = getattr(error, "problem_mark", None)
+                self.broken[file] = f"{relative(file)}:{mark.line + 1 if mark else 1}"
+                return
         if isinstance(tree, yaml.MappingNode):
             self._walk(tree, file, "")
             return
         for number, line in enumerate(text.splitlines(), 1):  # INI: "host key=value", or "key=value" of a group
-            for name in re.findall(r"(?:^|\s)(\w+)\s*=", line.partition("#")[0]):
-                self._lines.setdefault(name, []).append((f"{relative(file)}:{number}", line.split()[0]))
+            host, *_ = [*line.split(), ""]
+            for name in [host, *re.findall(r"(?:^|\s)(\w+)\s*=", line.partition("#")[0])]:
+                self._note(name, f"{relative(file)}:{number}", host)
 
     def _walk(self, node: yaml.Node | None, file: Path, owner: str) -> None:
         if isinstance(node, yaml.SequenceNode):
@@ -160,8 +192,28 @@ class Sources:
             return
         for key, value in node.value:
             name = str(key.value)
-            self._lines.setdefault(name, []).append((f"{relative(file)}:{key.start_mark.line + 1}", owner))
+            self._note(name, f"{relative(file)}:{key.start_mark.line + 1}", owner)
             self._walk(value, file, name)
+
+    def _note(self, name: str, place: str, owner: str) -> None:
+        for each in expanded(name):
+            self._lines.setdefault(each, []).extend((place, host) for host in expanded(owner))
+
+    def shadowed(self) -> Iterator[tuple[Path, Path]]:
+        """Files of variables that Ansible does not read, each with the one that it reads instead.
+
+        Source: ``DataLoader.find_vars_files``, which ends with the first of these names.
+        """
+        endings = ("", *constants.YAML_FILENAME_EXTENSIONS)
+        for folder in self._folders:
+            found = folder.iterdir() if folder.is_dir() else ()
+            for name in {file.with_suffix("") if file.suffix in endings else file for file in found}:
+                read, *others = (path for ending in endings if (path := name.with_name(name.name + ending)).exists())
+                yield from ((other, read) for other in others)
+
+    def places(self, key: str) -> list[str]:
+        """Every place of ``key``."""
+        return list(dict.fromkeys(place for place, _ in self._lines.get(key, [])))
 
     def where(self, key: str, host: str | None = None) -> str:
         """Place of ``key``, the one below ``host`` or in its own file first."""
@@ -178,6 +230,14 @@ class Sources:
         root = self.roots[0] if self.roots else Path("inventory")
         folder = root if root.is_dir() else root.parent
         return str(relative(folder) / "group_vars" / "all" / "secrets.yml")
+
+
+def expanded(name: str) -> list[str]:
+    """The hosts that an inventory means with ``name``, which may be a range: app[1:3]."""
+    try:
+        return list(expand_hostname_range(name)) if detect_range(name) else [name]
+    except (AnsibleError, ValueError):  # brackets, and no range of hosts: [group:vars]
+        return [name]
 
 
 def relative(path: Path) -> Path:
@@ -213,7 +273,18 @@ class Plays:
             self._note(yaml.safe_load(file.read_text("utf-8")))
         self.given = {name for name in self.expressions if name in options}
         # What is worked out from other variables is no place to write anything either.
-        self._note(yaml.safe_load((package / "roles/site/defaults/main.yml").read_text("utf-8")))
+        site = yaml.safe_load((package / "roles/site/defaults/main.yml").read_text("utf-8")) or {}
+        self._note(site)
+        #: Each port that other hosts have to know, and the groups on whose hosts it is taken.
+        self.services: dict[str, set[str]] = {}
+        for service in site.get("site_services", []):
+            for name in re.findall(r"site_\w+_port", service["port"]):
+                self.services.setdefault(name, set()).add(service["on"])
+        own = {
+            name: {"monitoring"} for name, value in site.items() if name.endswith("_port") and isinstance(value, int)
+        }
+        #: All ports, likewise.
+        self.ports = {**own, "site_ssh_port": {"site"}, **self.services}
 
     def _walk(self, node: object) -> None:
         for item in node if isinstance(node, list) else []:
@@ -258,6 +329,17 @@ def nearest(name: str, options: frozenset[str]) -> tuple[str, float]:
         if matcher.real_quick_ratio() > most and matcher.quick_ratio() > most and (ratio := matcher.ratio()) > most:
             best, most = option, ratio
     return best, most
+
+
+def entries(value: object) -> list[Any]:
+    """A list that may be something else, which is said elsewhere."""
+    return value if isinstance(value, list) else []
+
+
+def text(variables: Mapping[str, Any], name: str) -> str:
+    """A text among variables; empty where it is something else, or cannot be worked out."""
+    value = variables.get(name) or ""
+    return "" if isinstance(value, Undefined | list | Mapping) else str(value)
 
 
 def leaves(value: object) -> Iterator[str]:
@@ -308,9 +390,11 @@ class Preflight:
         sources: Sources,
         package: Path = PACKAGE,
         group_names: Mapping[str, str] | None = None,
+        everybodys: Collection[str] = (),
     ) -> None:
-        """Take what is checked."""
+        """Take what is checked; ``everybodys`` are the names of all groups of the inventory."""
         self.groups = groups
+        self.everybodys = {name.lower(): name for name in everybodys}
         self.group_names = dict(group_names or {})
         self.hosts = hosts
         self.specs = specs
@@ -322,11 +406,14 @@ class Preflight:
 
     def run(self) -> list[Finding]:
         """All findings, sorted by place."""
+        self.check_files()
         self.check_groups()
         self.check_addresses()
+        self.check_shared()
         for host, variables in self.hosts.items():
             self.check_names(host, variables)
             self.check_values(host, variables)
+            self.check_ports(host, variables)
             self.check_required(host, variables)
             self.check_network(host, variables)
         for host in self.groups.get("loadbalancer", []):
@@ -343,6 +430,15 @@ class Preflight:
         """Note a variable that is not there at all."""
         self.findings.add(Finding(self.sources.home(), key, cure))
 
+    def check_files(self) -> None:
+        """Ansible reads every file of the inventory."""
+        for file, read in self.sources.shadowed():
+            move = f"mv {shlex.quote(str(relative(file)))} {shlex.quote(f'{relative(read)}/')}"
+            instead, cure = (f"the folder {read.name}/", move) if read.is_dir() else (read.name, "put both into one")
+            self.add(file.stem, f"Ansible reads {instead} instead of this file; {cure}", place=str(relative(file)))
+        for file, place in self.sources.broken.items():
+            self.add(file.name, "is not YAML, so none of it counts; mend it", place=place)
+
     def check_groups(self) -> None:
         """Every group that is there has hosts, and those that are needed are there."""
         inventory = str(relative(self.sources.roots[0])) if self.sources.roots else "inventory"
@@ -355,6 +451,8 @@ class Preflight:
                     self.add("site_group_names", f"{group}: the inventory has no group {name!r}")
                 elif needed:
                     self.add(name or group, "the group is missing; add it with at least one host", place=inventory)
+                if group not in self.group_names:
+                    self.mention_near(group)
             elif not self.groups[group]:
                 hint = "add a host" if needed else "add a host, or remove the group to do without it"
                 self.add(name, f"the group is empty; {hint}")
@@ -369,14 +467,42 @@ class Preflight:
                 "and nothing copies them to another; leave that one",
             )
 
+    def mention_near(self, group: str) -> None:
+        """A group that nearly has the name of ``group``, which the inventory does not have, may be a slip."""
+        near, likeness = nearest(group, frozenset(self.everybodys.keys() - GROUPS.keys()))
+        if likeness >= SLIP["site"] and (name := self.everybodys[near]) not in self.group_names.values():
+            cure = f"is no group of ours; if its hosts are meant, write site_group_names: {{{group}: {name}}}"
+            self.warnings.add(Finding(self.sources.where(name), name, f"{cure} into group_vars/all"))
+
+    def check_shared(self) -> None:
+        """What several hosts have to agree on is the same for all."""
+        for name in (*SHARED, *self.plays.services):
+            default = self.options.get(name, {}).get("default")
+            said = {host: str(variables.get(name, default)) for host, variables in self.hosts.items()}
+            first = next(iter(said), "")
+            if other := next((host for host in said if said[host] != said[first]), ""):
+                cure = "but it has to be the same for all hosts; write it into group_vars/all"
+                place = ", ".join(self.sources.places(name))
+                self.add(name, f"{first} and {other} have different ones, {cure}", place=place or None)
+
+    def check_ports(self, host: str, variables: Mapping[str, Any]) -> None:
+        """No two programs of a host have the same port."""
+        member = {"site", *(group for group, hosts in self.groups.items() if host in hosts)}
+        taken: dict[str, str] = {}
+        for name, groups in self.plays.ports.items():
+            port = str(variables.get(name, self.options[name]["default"]))
+            if groups & member and (other := taken.setdefault(port, name)) != name:
+                key, other = (name, other) if name in variables else (other, name)
+                self.add(key, f"{other} is {port} as well on {host}; give each its own", host)
+
     def check_addresses(self) -> None:
         """Addresses are IP addresses (firewall and balancer need them), and no two hosts share one."""
-        owners: dict[str, str] = {}
+        owners: dict[object, str] = {}
         for host, variables in self.hosts.items():
             key = next((name for name in ("site_address", "ansible_host") if variables.get(name)), host)
             value = str(variables.get(key) or host)
             try:
-                address = str(ipaddress.ip_address(value))
+                address = ipaddress.ip_address(value)
             except ValueError:
                 self.add(
                     key,
@@ -384,7 +510,11 @@ class Preflight:
                     host,
                 )
                 continue
-            if owners.setdefault(address, host) != host:
+            local = address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast
+            if local and len(self.hosts) > 1:
+                cure = "write the address that the others use, as site_address"
+                self.add(key, f"at {address} no other host reaches {host}; {cure}", host)
+            elif owners.setdefault(address, host) != host:
                 self.add(key, f"{host} and {owners[address]} have the same address {address}; give each its own", host)
 
     def check_names(self, host: str, variables: Mapping[str, Any]) -> None:
@@ -418,8 +548,9 @@ class Preflight:
 
     def check_values(self, host: str, variables: Mapping[str, Any]) -> None:
         """Every value fits its spec and holds no placeholder."""
+        options = {**CONNECTION, **self.options}
         for name, value in variables.items():
-            option = self.options.get(name)
+            option = options.get(name)
             if option is None or name in self.plays.given or name in self.foreign(variables):
                 continue
             if isinstance(value, Undefined):
@@ -435,6 +566,8 @@ class Preflight:
     @staticmethod
     def type_errors(name: str, option: Spec, value: object) -> list[str]:
         """What Ansible would say of the value; stricter for texts and lists, which it makes of anything."""
+        if name.endswith("_port") and not (str(value).isdecimal() and 1 <= int(str(value)) <= LAST_PORT):
+            return [f"{value!r} is no port, those are 1 to {LAST_PORT}"]
         if option.get("type", "str") in ("str", "path") and isinstance(value, list | Mapping):
             return [f"must be a text, not a {'list' if isinstance(value, list) else 'mapping'}"]
         if option.get("type") == "list" and not isinstance(value, list):
@@ -452,27 +585,42 @@ class Preflight:
                 if option.get("required") and not variables.get(name):
                     self.missing(name, f"is missing; {option['description']}")
         for name in ("site_redis_password", "site_backup_password"):
-            password = variables.get(name)
-            if isinstance(password, str) and 0 < len(password) < PASSWORD_LENGTH:
+            if 0 < len(text(variables, name)) < PASSWORD_LENGTH:
                 self.add(name, f"is shorter than {PASSWORD_LENGTH} characters; try: openssl rand -hex 24", host)
 
     def check_network(self, host: str, variables: Mapping[str, Any]) -> None:
         """Proxy and archives are URLs that every program takes; what is said of them shows no password."""
-        proxy = variables.get("site_proxy")
-        if isinstance(proxy, str) and proxy and not PROXY.fullmatch(proxy):
+        proxy = text(variables, "site_proxy")
+        if proxy and not PROXY.fullmatch(proxy):
             self.add("site_proxy", f"must be http://host:port or http://user:password@host:port{ENCODED}", host)
         for name in ARCHIVES:
-            url = variables.get(name)
-            if isinstance(url, str) and url and not ARCHIVE.fullmatch(url):
+            url = text(variables, name)
+            if url and not ARCHIVE.fullmatch(url):
                 self.add(name, f"must be https://host/path or https://user:password@host/path{ENCODED}", host)
-        direct = variables.get("site_no_proxy")
-        for entry in direct if isinstance(direct, list) else ():
-            try:
-                ipaddress.ip_network(str(entry), strict=False)
-            except ValueError:
-                if not DOMAIN.fullmatch(str(entry)):
-                    cure = "write example.com for that and all names below it, 10.1.2.3 or 10.0.0.0/8"
-                    self.add("site_no_proxy", f"{str(entry)!r} is no domain, address or network; {cure}", host)
+        for name, (also, cure) in NETWORKS.items():
+            for entry in entries(variables.get(name)):
+                # A service of the firewall has a list of its own.
+                for each in map(str, entries(entry.get("sources")) if isinstance(entry, Mapping) else [entry]):
+                    try:
+                        ipaddress.ip_network(each, strict=False)
+                    except ValueError:
+                        if not re.fullmatch(also, each):
+                            self.add(name, f"{each!r} is no {cure}", host)
+        domain = text(variables, "site_domain")
+        bare = re.sub(r"^\w+://|[:/].*$", "", domain)
+        if domain and not self.is_name(domain):
+            self.add(
+                "site_domain", f"{domain!r} is no name; write {bare if self.is_name(bare) else 'bot.example.com'}", host
+            )
+
+    @staticmethod
+    def is_name(written: str) -> bool:
+        """Whether it is a name or an address, by which others reach a host."""
+        try:
+            ipaddress.ip_address(written)
+        except ValueError:
+            return bool(DOMAIN.fullmatch(written)) and not written.startswith(".")
+        return True
 
     def check_certificate(self, host: str, variables: Mapping[str, Any]) -> None:
         """A certificate that the platforms trust has a name, and a provided one fits the name and its key."""
@@ -519,8 +667,8 @@ class Preflight:
                 if not variables.get(name):
                     self.missing(name, f"is missing; {first} is set and needs it")
         self.check_chats(host, variables)
-        key = variables.get("clawdbot_dingtalk_aes_key")
-        if isinstance(key, str) and key and len(key) != AES_KEY_LENGTH:
+        key = text(variables, "clawdbot_dingtalk_aes_key")
+        if key and len(key) != AES_KEY_LENGTH:
             self.add("clawdbot_dingtalk_aes_key", f"has {len(key)} characters, DingTalk's have {AES_KEY_LENGTH}", host)
         extra = variables.get("clawdbot_extra_environment")
         for name in extra if isinstance(extra, Mapping) else ():
@@ -534,8 +682,7 @@ class Preflight:
             elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
                 self.add("clawdbot_extra_environment", f"{name!r} is no name of an environment variable", host)
         for name, option in self.options.items():
-            value = variables.get(name)
-            if option.get("no_log") and isinstance(value, str) and re.search(r"['\\\n]", value):
+            if option.get("no_log") and re.search(r"['\\\n]", text(variables, name)):
                 self.add(name, "holds a quote, a backslash or a line break, which an environment file cannot", host)
 
     def check_chats(self, host: str, variables: Mapping[str, Any]) -> None:
@@ -543,9 +690,7 @@ class Preflight:
         for first, other in CHATS:
             if variables.get(first) and not variables.get(other):
                 self.missing(other, f"is missing; {first} is set and needs it")
-        robot, token = (
-            str(variables.get(f"clawdbot_dingtalk_{name}") or "") for name in ("webhook_url", "access_token")
-        )
+        robot, token = (text(variables, f"clawdbot_dingtalk_{name}") for name in ("webhook_url", "access_token"))
         if variables.get("clawdbot_dingtalk_robot_secret") and not token and "access_token=" not in robot:
             self.missing(
                 "clawdbot_dingtalk_access_token", "is missing; clawdbot_dingtalk_robot_secret is set and needs it"
@@ -554,8 +699,8 @@ class Preflight:
             self.add(
                 "clawdbot_dingtalk_access_token", "is more than the token; write what follows access_token= only", host
             )
-        chat = variables.get("clawdbot_alerts_feishu_chat")
-        if isinstance(chat, str) and chat and not chat.startswith("oc_"):
+        chat = text(variables, "clawdbot_alerts_feishu_chat")
+        if chat and not chat.startswith("oc_"):
             self.add("clawdbot_alerts_feishu_chat", f"{chat!r} is no chat_id of Feishu, those begin with oc_", host)
 
 
@@ -590,7 +735,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
             extra=load_extra_vars(self._loader),
             read=self._loader.get_text_file_contents,
         )
-        preflight = Preflight(groups, hosts, specs, sources, group_names=group_names)
+        preflight = Preflight(
+            groups, hosts, specs, sources, group_names=group_names, everybodys=list(variables["groups"])
+        )
         findings = preflight.run()
         result["changed"] = False
         if preflight.warnings:
@@ -621,7 +768,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         options = frozenset(name for spec in specs.values() for name in spec)
         found: dict[str, Any] = {}
         for name, value in raw.items():
-            ours = name == "ansible_host" or name.partition("_")[0] in specs
+            ours = name in ("ansible_host", *CONNECTION) or name.partition("_")[0] in specs
             if not ours and (name.startswith("ansible_") or nearest(name, options)[1] < SLIP_ELSEWHERE):
                 continue
             try:

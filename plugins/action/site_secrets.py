@@ -148,6 +148,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
             }
         )
         path = Path(options["path"] or self._home(variables)).resolve()
+        for file in map(Path, self._loader.find_vars_files(str(path.parent.parent), path.parent.name)):
+            if file.parent != path.parent and path.parent not in file.parents:
+                raise AnsibleActionFail(
+                    f"Beside a folder {path.parent.name} Ansible reads no file of that name: move {file} to "
+                    f"{path.parent}/main.yml first"
+                )
         vault = self._loader._vault
         before = path.read_bytes() if path.exists() else b""
         label, password = None, None
