@@ -459,6 +459,35 @@ def test_an_address_at_which_nobody_else_is_reached_is_refused_among_several(add
     assert not found()
 
 
+@pytest.mark.parametrize(
+    ("variables", "key", "said"),
+    [
+        ({"clawdbot_model_type": "chatgpt"}, "clawdbot_model_type", "'chatgpt' is no preset; choose one of echo, gpt"),
+        ({"clawdbot_model_type": "glm"}, "clawdbot_model_api_key", "model 'glm' needs the key"),
+        ({"site_serial": [1, "0"]}, "site_serial", "'0' is no number of nodes; write 1, or 25% of them"),
+        ({"site_serial": ["125%"]}, "site_serial", "'125%' is no number"),
+        ({"loadbalancer_tls": "acme", "site_domain": "203.0.113.9"}, "site_domain", "is an address; acme certifies"),
+        (
+            {"loadbalancer_tls": "acme", "loadbalancer_acme_email": "me"},
+            "loadbalancer_acme_email",
+            "'me' is no mailbox",
+        ),
+        ({"clawdbot_model_type": "ollama", "site_serial": [1, 3, "25%", "100%"]}, "", ""),
+    ],
+)
+def test_what_would_fail_half_way_is_refused_at_once(
+    variables: dict[str, object], key: str, said: str, root: Path
+) -> None:
+    specs = site_preflight.load_specs(root / "roles")
+    given = {"clawdbot_feishu_app_id": "cli_1", "site_domain": "bot.test", "loadbalancer_acme_email": "me@bot.test"}
+    given |= {f"clawdbot_feishu_{name}": "t" for name in ("app_secret", "encryption_key", "verification_token")}
+    checks = site_preflight.Preflight({}, {}, specs, site_preflight.Sources([]))
+    for check in (checks.check_values, checks.check_certificate, checks.check_bot):
+        check("bot1", given | variables)
+    assert [finding.key for finding in checks.findings] == ([key] if key else [])
+    assert said in str(*checks.findings)
+
+
 def test_what_cannot_be_worked_out_is_said_once(preflight: Run) -> None:
     variables = GOOD_VARS.replace("s1", '"{{ nowhere }}"') + 'clawdbot_dingtalk_aes_key: "{{ nowhere }}"\n'
     variables += 'site_proxy: "{{ nowhere }}"\nclawdbot_dingtalk_access_token: "{{ nowhere }}"\n'

@@ -97,8 +97,6 @@ SHARED = ("site_domain", "site_redis_password", "site_alerts_token")
 #: Variables of Ansible's own that are looked at.
 CONNECTION: dict[str, dict[str, Any]] = {"ansible_port": {"type": "int"}}
 
-#: Model presets that work without a key.
-KEYLESS_MODELS = {"echo", "ollama", "vllm"}
 AES_KEY_LENGTH = 43
 PASSWORD_LENGTH = 16
 LAST_PORT = 65535
@@ -354,6 +352,14 @@ def leaves(value: object) -> Iterator[str]:
             yield from leaves(item)
 
 
+@functools.cache
+def presets(source: str) -> dict[str, dict[str, Any]]:
+    """The models that the application in a folder knows by name; empty where it keeps no such list."""
+    file = Path(source) / "clawdbot/models/presets.yaml"
+    found: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text("utf-8")) if file.exists() else {}
+    return found
+
+
 def certificate_faults(certificate: str, key: str, name: str) -> tuple[str, str]:
     """What is wrong with a certificate for ``name`` and with its private key, both PEM; empty: nothing."""
     try:
@@ -572,6 +578,12 @@ class Preflight:
             return [f"must be a text, not a {'list' if isinstance(value, list) else 'mapping'}"]
         if option.get("type") == "list" and not isinstance(value, list):
             return ["must be a list, such as [one, two]"]
+        if name == "site_serial":
+            return [
+                f"{each!r} is no number of nodes; write 1, or 25% of them"
+                for each in entries(value)
+                if not re.fullmatch(r"[1-9]\d*|([1-9]\d?|100)%", str(each))
+            ]
         checked = {**option, "required": False}
         errors: list[str] = ArgumentSpecValidator({name: checked}).validate({name: value}).error_messages
         return errors
@@ -634,6 +646,8 @@ class Preflight:
             self.add(
                 key, f"is missing; loadbalancer_tls: {kind} needs it", host, self.sources.where("loadbalancer_tls")
             )
+        if kind == "acme":
+            self.check_acme(host, text(variables, "site_domain"), text(variables, "loadbalancer_acme_email"))
         if kind == "acme" or missing:
             return
         texts = []
@@ -649,10 +663,20 @@ class Preflight:
                 if cure:
                     self.add(key, cure, host)
 
+    def check_acme(self, host: str, name: str, mailbox: str) -> None:
+        """What an authority asks for is what it takes."""
+        if re.fullmatch(r"[\d.]+|.*:.*", name):
+            self.add("site_domain", f"{name!r} is an address; acme certifies names only", host)
+        if mailbox and not re.fullmatch(r"[^@\s]+@[^@\s]+", mailbox):
+            self.add("loadbalancer_acme_email", f"{mailbox!r} is no mailbox", host)
+
     def check_bot(self, host: str, variables: Mapping[str, Any]) -> None:
         """The bot has a model and at least one platform, each with all that belongs to it."""
         model = variables.get("clawdbot_model_type", "echo")
-        if model not in KEYLESS_MODELS and not variables.get("clawdbot_model_api_key"):
+        known = presets(text(variables, "clawdbot_source") or str(PACKAGE / "app"))
+        if known and model not in known:
+            self.add("clawdbot_model_type", f"{model!r} is no preset; choose one of {', '.join(known)}", host)
+        elif known and known[model]["auth"] != "none" and not variables.get("clawdbot_model_api_key"):
             self.missing(
                 "clawdbot_model_api_key",
                 f"is missing; model {model!r} needs the key from its provider (clawdbot_model_type: echo needs none)",
