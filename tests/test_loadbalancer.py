@@ -10,6 +10,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from cryptography import x509
 
 ROLE = Path(__file__).resolve().parents[1] / "roles/loadbalancer"
 
@@ -119,3 +120,29 @@ def test_a_kernel_without_ipv6_is_not_asked_for_it() -> None:
 def test_no_certificate_means_plain_http_only(off: object) -> None:
     assert "ssl_certificate" in render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS)
     assert "ssl_certificate" not in render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS, loadbalancer_tls=off)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "covered"),
+    [
+        ({"ansible_host": "203.0.113.10"}, ["203.0.113.10"]),
+        ({"ansible_host": "2001:db8::10"}, ["2001:db8::10"]),
+        ({"ansible_host": "203.0.113.10", "loadbalancer_domain": "bot.test"}, ["bot.test"]),
+        ({}, ["lb1"]),
+    ],
+)
+def test_a_self_signed_certificate_covers_what_people_are_told(
+    inputs: dict[str, str], covered: list[str], tmp_path: Path
+) -> None:
+    pem, program = tmp_path / "served.pem", tmp_path / "program"
+
+    def certify(**more: str) -> str:
+        program.write_text(render("clawdbot-certificate", __loadbalancer_pem=str(pem), **inputs | more))
+        return subprocess.run(["sh", str(program)], capture_output=True, text=True, check=True).stdout
+
+    assert certify() == "changed\n"
+    leaf = x509.load_pem_x509_certificate(pem.read_bytes())
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(name.value) for name in names] == covered
+    assert certify() == ""
+    assert certify(loadbalancer_domain="other.test") == "changed\n"

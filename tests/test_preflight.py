@@ -558,6 +558,7 @@ def pair(folder: Path, name: str, days: int = 30) -> tuple[Path, Path]:
     ("certificate", "key", "says"),
     [
         ("bot.test", "bot.test", ""),
+        ("Bot.test", "Bot.test", ""),
         ("*.test", "*.test", ""),
         ("bot.test", "other.test", "is not the key of loadbalancer_tls_certificate"),
         ("other.test", "other.test", "is for other.test, not for site_domain bot.test"),

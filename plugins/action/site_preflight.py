@@ -369,12 +369,13 @@ def certificate_faults(certificate: str, key: str, name: str) -> tuple[str, str]
     fault = ""
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        known = names.get_values_for_type(x509.DNSName) + [str(ip) for ip in names.get_values_for_type(x509.IPAddress)]
+        known = [dns.lower() for dns in names.get_values_for_type(x509.DNSName)]
+        known += [str(ip) for ip in names.get_values_for_type(x509.IPAddress)]
     except x509.ExtensionNotFound:
         known = []  # clients have not looked at the subject for years
     if leaf.not_valid_after_utc <= datetime.datetime.now(datetime.UTC):
         fault = f"has expired on {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one"
-    elif name not in known and f"*.{name.partition('.')[2]}" not in known:
+    elif not {name.lower(), f"*.{name.lower().partition('.')[2]}"} & set(known):
         fault = f"is for {', '.join(known) or 'no name'}, not for site_domain {name}"
     try:
         private = serialization.load_pem_private_key(key.encode(), None)
