@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import logging
 import os
@@ -131,6 +132,9 @@ def _redis_problems(settings: Settings) -> list[Problem]:
     try:
         with store.connect(settings.redis, timeout=CHECK_SECONDS) as client:
             known = client.info()
+            # Where somebody else runs Redis, its settings may be nobody's business.
+            with contextlib.suppress(redis.ResponseError):
+                known |= client.config_get("appendfsync")
     except redis.RedisError as error:
         return [Problem("cache.yaml", "host", _redis_trouble(settings, error), fatal=False)]
     version = int(str(known["redis_version"]).split(".")[0])
@@ -141,8 +145,8 @@ def _redis_problems(settings: Settings) -> list[Problem]:
     # One that replaced the bot's own may be set up for something else.
     if known.get("role") != "master":
         found.append("Redis is a replica; name its primary")
-    if not known.get("aof_enabled"):
-        found.append("Redis forgets at a restart what was accepted; set appendonly yes and appendfsync always")
+    if not known.get("aof_enabled") or known.get("appendfsync", "always") != "always":
+        found.append("Redis may forget at a restart what was accepted; set appendonly yes and appendfsync always")
     if str(known.get("maxmemory_policy", "")).startswith("allkeys"):
         found.append("Redis drops accepted messages when its memory is full; set maxmemory-policy volatile-ttl")
     if 0 < int(known.get("maxmemory", 0)) <= int(known.get("used_memory", 0)):
