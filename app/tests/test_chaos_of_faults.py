@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from clawdbot import texts
-from clawdbot.engine.queue import DeadLetter
+from clawdbot.engine.queue import WAITING, DeadLetter
 from clawdbot_simulator.load import Load, Message, Plan, out_of_order
 from clawdbot_simulator.records import Record
 
@@ -46,8 +46,9 @@ class Faults:
 
     bot: Site
     old: Path
-    # Moments at which Redis was emptied, and the dead letters that went with it.
+    # Moments at which Redis was emptied; which messages waited in it, and the dead letters that went with it.
     emptied: list[float] = dataclasses.field(default_factory=list)
+    lost: set[str] = dataclasses.field(default_factory=set)
     forgotten: list[DeadLetter] = dataclasses.field(default_factory=list)
 
     def full(self) -> None:
@@ -63,6 +64,7 @@ class Faults:
         # What waits is lost, so let there be little of it.
         eventually(lambda: queue.depth().messages < FEW, 120)
         self.forgotten += queue.dead()
+        self.lost.update(map(str, queue.client.zrange(WAITING, 0, -1)))
         self.emptied.append(time.time())
         queue.client.flushall()
 
@@ -148,13 +150,9 @@ def accounts(messages: list[Message], faults: Faults, dead: Mapping[str, DeadLet
     found = {}
     for message in messages:
         answers = [answer.time for answer in message.answers]
-        excused = any(
-            message.first_sent < moment + CALM
-            and (not answers or answers[0] > moment or message.first_sent > moment - REPEATED)
-            for moment in faults.emptied
-        )
         name = f"{message.question.platform}:{message.question.message_id}"
-        found[name] = Account(answers, dead.get(name), excused)
+        repeated = any(moment - REPEATED < message.first_sent < moment + CALM for moment in faults.emptied)
+        found[name] = Account(answers, dead.get(name), excused=repeated or name in faults.lost)
     return found
 
 

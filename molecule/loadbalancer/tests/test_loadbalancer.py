@@ -171,6 +171,23 @@ def test_body_limit(balancer: str) -> None:
     assert ask(balancer, CALLBACK, "POST", body=b"x" * 17_000).status == 413
 
 
+def test_who_sends_slowly_reaches_no_node(balancer: str, nodes: dict[str, Host]) -> None:
+    """Two dozen of them would take all threads of a bot that stood alone with gunicorn."""
+
+    def connections() -> int:
+        found = [node.check_output("ss -Htn state established '( sport = :18789 )'") for node in nodes.values()]
+        return sum(len(lines.splitlines()) for lines in found)
+
+    before = connections()
+    with contextlib.ExitStack() as stack:
+        for _ in range(24):
+            slow = stack.enter_context(socket.create_connection((balancer, 80), timeout=15))
+            slow.sendall(f"POST {CALLBACK} HTTP/1.1\r\nHost: bot.test\r\nContent-Length: 9\r\n\r\nslow".encode())
+        time.sleep(1)
+        assert connections() < before + 12
+        assert ask(balancer, "/health").status == 200
+
+
 def test_rate_limit(balancer: str) -> None:
     """100 a second and 30 at once on top are allowed; 200 come at once."""
     connections = [socket.create_connection((balancer, 80), timeout=15) for _ in range(200)]
