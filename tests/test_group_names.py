@@ -94,10 +94,10 @@ def test_patterns_and_groups_follow_the_map() -> None:
         "clawdbot": "bots",
         "redis": "cache",
         "monitoring": "!all",
-        "site": "loadbalancer:bots:cache",
-        "serving": "loadbalancer:bots:cache",
+        "site": "loadbalancer,bots,cache",
+        "serving": "loadbalancer,bots,cache",
     }
-    assert site_inventory.site_patterns(groups, {})["site"] == "loadbalancer:clawdbot:redis:monitoring"
+    assert site_inventory.site_patterns(groups, {})["site"] == "loadbalancer,clawdbot,redis,monitoring"
 
 
 def test_no_play_names_a_group_by_itself(root: Path) -> None:

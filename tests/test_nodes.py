@@ -44,3 +44,17 @@ def test_no_node_joins_a_server_that_has_been_alone(root: Path, tmp_path: Path) 
     said = play(root, inventory, "add_node.yml", "app2")
     assert "bot1 has been alone so far, and listens for itself only. Run site.yml, which takes in app2 as well" in said
     assert not (inventory / "ssh.called").exists()
+
+
+def test_a_node_that_is_called_by_its_ipv6_address_leaves_like_others(root: Path, tmp_path: Path) -> None:
+    """A colon is no separator of patterns."""
+    inventory = tmp_path / "mine"
+    shutil.copytree(root / "inventories/cluster", inventory)
+    hosts = (inventory / "hosts.yml").read_text("utf-8")
+    (inventory / "hosts.yml").write_text(hosts.replace("app3: {", '"2001:db8::23": {'), "utf-8")
+    (inventory / "group_vars/all/secrets.yml").write_text(SECRETS, "utf-8")
+    for playbook in ("remove_node.yml", "add_node.yml"):
+        said = play(root, inventory, playbook, "2001:db8::23")
+        assert (inventory / "ssh.called").exists()
+        assert "ignoring: 2001" not in said
+        assert ("[2001:db8::23]" in said.partition("PLAY [Connect]")[2]) == (playbook == "add_node.yml")

@@ -38,11 +38,16 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def preflight(tmp_path: Path, root: Path) -> Run:
     """Runs the playbook on an inventory of the given texts."""
 
-    def run(hosts: str = GOOD_HOSTS, variables: str = GOOD_VARS, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        hosts: str = GOOD_HOSTS,
+        variables: str = GOOD_VARS,
+        *arguments: str,
+        playbook: str = "playbooks/preflight.yml",
+    ) -> subprocess.CompletedProcess[str]:
         (tmp_path / "group_vars/all").mkdir(parents=True, exist_ok=True)
         (tmp_path / "hosts.yml").write_text(hosts, "utf-8")
         (tmp_path / "group_vars/all/main.yml").write_text(variables, "utf-8")
-        command = ["ansible-playbook", "-i", str(tmp_path), "playbooks/preflight.yml", *arguments]
+        command = ["ansible-playbook", "-i", str(tmp_path), playbook, *arguments]
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=120)
 
     return run
@@ -306,6 +311,21 @@ def test_limit_leaves_the_check_whole(limit: str, preflight: Run, tmp_path: Path
     done = preflight(hosts, GOOD_VARS, "--limit", limit.replace("@RETRY", f"@{tmp_path}/site.retry"))
     assert done.returncode != 0
     assert "hosts.yml:7: ssh_port: the plays set it" in done.stdout
+
+
+def test_a_tag_that_no_task_has_is_refused(
+    preflight: Run, tmp_path_factory: pytest.TempPathFactory, root: Path
+) -> None:
+    """But for those of somebody's playbook that imports ours."""
+    done = preflight(GOOD_HOSTS, GOOD_VARS, "--tags", "clawdbto,redis_configure")
+    assert done.returncode != 0
+    assert "--tags: clawdbto: no task has this tag; did you mean clawdbot?" in done.stdout
+    assert "1 thing(s)" in done.stdout
+    other = tmp_path_factory.mktemp("mine") / "mine.yml"
+    ours = f"- import_playbook: {root}/playbooks/preflight.yml\n"
+    other.write_text(f"{ours}- hosts: all\n  gather_facts: false\n  tags: shop\n", "utf-8")
+    done = preflight(GOOD_HOSTS, GOOD_VARS, "--tags", "shop", playbook=str(other))
+    assert done.returncode == 0, done.stdout
 
 
 def test_an_inventory_without_hosts_is_no_success(preflight: Run) -> None:

@@ -169,7 +169,7 @@ def test_safety_timers_hold_however_many_hosts_there_are(tmp_path: Path) -> None
     plays = yaml.safe_load((PLAYBOOKS / "harden.yml").read_text("utf-8"))
     harden = next(play for play in plays if play["name"] == "Harden")
     tasks = [{"name": step, "ansible.builtin.debug": {"msg": ""}} for step in ("Load", "Confirm")]
-    groups = {"site_patterns": {"site": "loadbalancer:clawdbot:redis:monitoring"}}  # as role site has it
+    groups = {"site_patterns": {"site": "loadbalancer,clawdbot,redis,monitoring"}}  # as role site has it
     play = {"hosts": harden["hosts"], "gather_facts": False, "serial": harden["serial"], "vars": groups, "tasks": tasks}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), "utf-8")
     (tmp_path / "hosts").write_text("[clawdbot]\n" + "".join(f"node{number}\n" for number in range(24)), "utf-8")

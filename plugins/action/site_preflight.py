@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible import constants
+from ansible import constants, context
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
@@ -263,6 +263,8 @@ class Plays:
     def __init__(self, package: Path, options: Mapping[str, Spec]) -> None:
         """Read the plays below ``package``. ``options`` are the variables of all roles."""
         self.options = options
+        #: Those of all tasks, and what Ansible makes of itself.
+        self.tags = {"all", "tagged", "untagged", "always", "never"}
         self.expressions: dict[str, list[str]] = {}
         files = [package / "site.yml", *package.glob("playbooks/*.yml"), *package.glob("playbooks/tasks/*.yml")]
         for file in [*files, *package.glob("roles/*/tasks/*.yml")]:
@@ -290,6 +292,8 @@ class Plays:
         for key, value in node.items() if isinstance(node, dict) else []:
             if key == "vars" and isinstance(value, dict):
                 self._note(value)
+            if key == "tags":
+                self.tags |= set(value if isinstance(value, list) else [value])
             self._walk(value)
 
     def _note(self, variables: Mapping[str, Any] | None) -> None:
@@ -445,6 +449,12 @@ class Preflight:
             self.add(file.stem, f"Ansible reads {instead} instead of this file; {cure}", place=str(relative(file)))
         for file, place in self.sources.broken.items():
             self.add(file.name, "is not YAML, so none of it counts; mend it", place=place)
+
+    def check_tags(self, tags: Iterable[str]) -> None:
+        """What is selected by --tags is there: a run that does nothing looks like one that worked."""
+        for tag in set(tags) - self.plays.tags:
+            near, _ = nearest(tag, frozenset(self.plays.tags))
+            self.add(tag, f"no task has this tag; did you mean {near}?", place="--tags")
 
     def check_groups(self) -> None:
         """Every group that is there has hosts, and those that are needed are there."""
@@ -763,6 +773,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         preflight = Preflight(
             groups, hosts, specs, sources, group_names=group_names, everybodys=list(variables["groups"])
         )
+        # A playbook that imports ours has tags of its own.
+        if {Path(each).resolve().parent for each in context.CLIARGS.get("args", ())} <= {
+            PACKAGE,
+            PACKAGE / "playbooks",
+        }:
+            preflight.check_tags(variables["ansible_run_tags"])
         findings = preflight.run()
         result["changed"] = False
         if preflight.warnings:

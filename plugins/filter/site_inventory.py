@@ -147,7 +147,7 @@ def site_patterns(groups: Mapping[str, list[str]], hostvars: HostVars) -> dict[s
     names = {group: variables.get("site_group_names", {}).get(group, group) or "!all" for group in SITE_GROUPS}
 
     def union(*members: str) -> str:
-        return ":".join(name for group in members if (name := names[group]) != "!all") or "!all"
+        return ",".join(name for group in members if (name := names[group]) != "!all") or "!all"
 
     return names | {"site": union(*SITE_GROUPS), "serving": union("loadbalancer", "clawdbot", "redis")}
 
