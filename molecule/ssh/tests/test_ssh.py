@@ -310,7 +310,7 @@ def test_a_first_run_by_password_is_refused_and_by_keys_elsewhere_wins_over_the_
             " echo 'eve ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/eve;"
             f" printf '%s' {shlex.quote(keys)} >/usr/local/bin/keys; chmod 755 /usr/local/bin/keys;"
             f" printf '%s' {shlex.quote(provider)} >sshd_config.d/50-provider.conf; rm sshd_config.d/00-clawdbot.conf;"
-            " sed -i '/^Include/d; 1i Include /etc/ssh/sshd_config.d/*.conf' sshd_config;"
+            " sed -i '/^Include/d' sshd_config; sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' sshd_config;"
             " groupdel ssh-login; systemctl reload ssh"
         )
     run = play(port, ansible_user="eve", ansible_password="s3cret")
