@@ -313,13 +313,14 @@ def test_a_first_run_by_password_is_refused_and_by_keys_elsewhere_wins_over_the_
             " sed -i '/^Include/d' sshd_config; sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' sshd_config;"
             " groupdel ssh-login; systemctl reload ssh"
         )
-    run = play(port, ansible_user="eve", ansible_password="s3cret")
+    run = play(port, ansible_port=port, ansible_user="eve", ansible_password="s3cret")
     assert run.returncode != 0
-    assert f"ssh-copy-id -p {port} eve@" in re.sub(r"\s+", " ", run.stdout), run.stdout[-4000:]
+    said = re.sub(r"\s+", " ", run.stdout)
+    assert re.search(rf"Put your key there first: ssh-copy-id .*-p {port} eve@", said), run.stdout[-4000:]
     assert not any(machine(name).file("/etc/ssh/sshd_config.d/00-clawdbot.conf").exists for name in HOSTS)
 
     public = Path(how["identity_file"] + ".pub").read_text("utf-8").strip()
-    run = play(port, ssh_admins=[{"name": "erin", "keys": [public]}])
+    run = play(port, ansible_port=port, ssh_admins=[{"name": "erin", "keys": [public]}])
     assert run.returncode == 0, run.stdout[-4000:]
     assert_settled(port)
     for name in HOSTS:
