@@ -92,6 +92,7 @@ def test_a_balancer_asks_the_bot_beside_it_at_its_loopback_address() -> None:
         ("-o ProxyJump=debian@203.0.113.5:2222 -o LogLevel=ERROR", [2222]),
         ("-J outer@198.51.100.1,bastion:2200", [2200]),
         ('-o ProxyCommand="ssh -W %h:%p -p 2022 debian@203.0.113.5"', [2022]),
+        ('-o ProxyCommand="ssh debian@bastion nc %h %p"', [22]),
         ("-o ProxyJump=debian@203.0.113.55", []),
         ("-o LogLevel=ERROR", []),
     ],
@@ -100,6 +101,20 @@ def test_the_port_through_which_others_are_reached_is_known(arguments: str, port
     hosts = {"bastion": {"ansible_host": "203.0.113.5"}, "app1": {"ansible_ssh_common_args": arguments}}
     assert site.site_jump_ports("bastion", hosts) == ports
     assert site.site_jump_ports("app1", hosts) == []
+
+
+def test_a_host_through_which_others_are_reached_keeps_forwarding(tmp_path: Path) -> None:
+    play = {"hosts": "all", "connection": "local", "gather_facts": False}
+    play |= {"vars_files": [str(PLAYBOOKS.parent / "roles/ssh/defaults/main.yml")]}
+    play |= {"tasks": [{"ansible.builtin.debug": {"msg": "{{ inventory_hostname }}: {{ ssh_allow_tcp_forwarding }}."}}]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), "utf-8")
+    hosts = "one ansible_host=203.0.113.5 site_address=10.0.0.5\ntwo ansible_host=203.0.113.6\n"
+    hosts += "app1 ansible_ssh_extra_args='-J root@10.0.0.5'\napp2 ansible_ssh_common_args='-o ProxyJump=two'\n"
+    (tmp_path / "hosts").write_text(hosts, "utf-8")
+    command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts"), str(tmp_path / "play.yml")]
+    run = subprocess.run(command, cwd=PLAYBOOKS.parent, capture_output=True, text=True, check=True)
+    for said in ("one: local.", "two: local.", "app1: no.", "app2: no."):
+        assert said in run.stdout, run.stdout
 
 
 WATCHED = {"clawdbot": ["app1", "app2"], "monitoring": ["mon1"]}

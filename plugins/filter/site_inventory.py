@@ -88,7 +88,7 @@ def site_addresses(hosts: Iterable[str], hostvars: HostVars, here: Mapping[str, 
 
 
 def site_jump_ports(host: str, hostvars: HostVars) -> list[int]:
-    """Ports of ``host`` at which the logins of other hosts come through it (``ProxyJump``, ``-J``, ``ssh -W``).
+    """Ports of ``host`` at which the logins of other hosts come through it (``ProxyJump``, ``-J``, ``ProxyCommand``).
 
     Sources: ``ansible_ssh_common_args`` and ``ansible_ssh_extra_args`` of all hosts; ssh_config(5), ProxyJump.
     """
@@ -105,7 +105,7 @@ def site_jump_ports(host: str, hostvars: HostVars) -> list[int]:
                     found = re.fullmatch(r"(?:ssh://)?(?:[^@]*@)?(?:\[([^]]+)]|([^:]+))(?::(\d+))?", hop)
                     if found and (found[1] or found[2]) in names:
                         ports.append(int(found[3] or 22))
-            for command in re.findall(r"ProxyCommand[=\s]\s*(.*-W.*)", said):
+            for command in re.findall(r"ProxyCommand[=\s]\s*(.*)", said):
                 if names & set(re.split(r"[\s@'\"]+", command)):
                     given = re.search(r"(?:-p\s*|Port[=\s])(\d+)", command)
                     ports.append(int(given[1]) if given else 22)
