@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 HOSTS = """
@@ -19,17 +20,43 @@ all:
 """
 
 
-def test_a_run_ends_with_each_hosts_own_ssh_port(root: Path, tmp_path: Path) -> None:
+def shown(root: Path, folder: Path, **variables: object) -> str:
+    """What a run with these variables prints last."""
     last = yaml.safe_load((root / "playbooks/verify.yml").read_text("utf-8"))[-1]
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([last]), "utf-8")
-    (tmp_path / "templates").symlink_to(root / "playbooks/templates")
-    (tmp_path / "hosts.yml").write_text(HOSTS, "utf-8")
-    command = ["ansible-playbook", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml")]
-    shown = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    (folder / "play.yml").write_text(yaml.safe_dump([last]), "utf-8")
+    (folder / "templates").symlink_to(root / "playbooks/templates")
+    (folder / "hosts.yml").write_text(HOSTS, "utf-8")
+    (folder / "group_vars").mkdir()
+    (folder / "group_vars/all.yml").write_text(yaml.safe_dump(variables), "utf-8")
+    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "play.yml")]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_run_ends_with_each_hosts_own_ssh_port(root: Path, tmp_path: Path) -> None:
+    said = shown(root, tmp_path)
     for line in (
         "SSH of lb1, app1 is on port 2222 now: ssh -p 2222 <user>@<host>",
         "SSH of app2 is on port 10022 now: ssh -p 10022 <user>@<host>",
         "SSH of redis1 is on port 22 now: ssh -p 22 <user>@<host>",
         "Alerts reach nobody yet: write clawdbot_dingtalk_access_token",
     ):
-        assert line in shown
+        assert line in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({}, "http://192.0.2.1:18789"),
+        ({"loadbalancer_tls": False, "site_bot_port": 8080}, "http://192.0.2.1:8080"),
+        ({"site_domain": "bot.test"}, "http://bot.test:18789"),
+        ({"site_domain": "bot.test", "loadbalancer_tls": "provided"}, "https://bot.test"),
+        ({"site_domain": "bot.test", "loadbalancer_tls": "acme", "site_https_port": 8443}, "https://bot.test:8443"),
+    ],
+)
+def test_the_printed_urls_are_those_that_the_certificate_allows(
+    variables: dict[str, object], url: str, root: Path, tmp_path: Path
+) -> None:
+    said = shown(root, tmp_path, **variables, clawdbot_dingtalk_app_key="d", clawdbot_feishu_app_id="cli_1")
+    for line in (f"The bot answers at {url} ", f"  {url}/api/dingtalk/callback", f"  {url}/api/feishu/callback"):
+        assert line in said
+    assert ("Without a certificate that the platforms accept" in said) == url.startswith("http:")

@@ -192,3 +192,51 @@ def test_safety_timers_hold_however_many_hosts_there_are(tmp_path: Path) -> None
     run = subprocess.run(command, cwd=PLAYBOOKS.parent, capture_output=True, text=True, check=True)
     tasks_run = run.stdout.split("TASK [")[1:]
     assert [(task.split("]")[0], task.count("ok: ")) for task in tasks_run] == [("Load", 8), ("Confirm", 8)] * 3
+
+
+@pytest.mark.parametrize(
+    ("written", "batches"),
+    [("", [1, 2, 2, 2, 2]), ('site_serial: ["2", "50%"]\n', [2, 4, 3]), ("site_serial: [9]\n", [9])],
+)
+def test_nodes_change_in_the_batches_that_the_inventory_says(written: str, batches: list[int], tmp_path: Path) -> None:
+    plays = yaml.safe_load((PLAYBOOKS / "app.yml").read_text("utf-8"))
+    turns = next(play for play in plays if "serial" in play)
+    play = {key: turns[key] for key in ("hosts", "serial", "roles")} | {"connection": "local", "gather_facts": False}
+    # Ansible says the name of a task once, unless another one was in between.
+    play |= {"tasks": [{"name": step, "ansible.builtin.debug": None} for step in ("Begin", "End")]}
+    # Only after a first play Ansible knows what the inventory says.
+    plays = [{"hosts": "all", "gather_facts": False}, play]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(plays), "utf-8")
+    (tmp_path / "hosts").write_text("[clawdbot]\n" + "".join(f"app{number}\n" for number in range(9)), "utf-8")
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/clawdbot.yml").write_text(f"site_redis_password: {'x' * 16}\n{written}", "utf-8")
+    command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts"), str(tmp_path / "play.yml")]
+    run = subprocess.run(command, cwd=PLAYBOOKS.parent, capture_output=True, text=True, check=True)
+    assert [turn.partition("TASK [")[0].count("ok: ") for turn in run.stdout.split("TASK [Begin")[1:]] == batches
+
+
+def test_a_run_goes_on_with_the_balancer_and_the_keeper_that_answer(tmp_path: Path) -> None:
+    play = {"hosts": "app1", "connection": "local", "gather_facts": False, "roles": ["site"]}
+    play |= {"vars": {"site_absent": ["lb2", "redis1"]}}
+    said = "{{ site_balancers | join(',') }} {{ site_keeper }} {{ site_groups.loadbalancer | join(',') }}."
+    play |= {"tasks": [{"ansible.builtin.debug": {"msg": said}}]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), "utf-8")
+    hosts = "[loadbalancer]\nlb1\nlb2\n[clawdbot]\napp1\n[redis]\nredis1\n"
+    (tmp_path / "hosts").write_text(f"{hosts}[all:vars]\nsite_redis_password={'x' * 16}\n", "utf-8")
+    command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts"), str(tmp_path / "play.yml")]
+    run = subprocess.run(command, cwd=PLAYBOOKS.parent, capture_output=True, text=True, check=True)
+    assert "lb1 lb1 lb1,lb2." in run.stdout, "a balancer that is away is still one of them"
+
+
+def test_without_redis_no_node_is_changed_but_the_others_are_done(tmp_path: Path) -> None:
+    plays = yaml.safe_load((PLAYBOOKS / "app.yml").read_text("utf-8"))
+    check = next(task for task in plays[0]["tasks"] if task["name"].startswith("Check that Redis answers"))
+    play = {"hosts": "clawdbot", "connection": "local", "gather_facts": False, "roles": ["site"], "tasks": [check]}
+    play |= {"vars": {"site_absent": ["redis1"], "loadbalancer_drained": []}}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), "utf-8")
+    hosts = "[clawdbot]\napp1 __clawdbot_outdated=true\napp2 __clawdbot_outdated=false\n[redis]\nredis1\n"
+    (tmp_path / "hosts").write_text(f"{hosts}[all:vars]\nsite_redis_password={'x' * 16}\n", "utf-8")
+    command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts"), str(tmp_path / "play.yml")]
+    run = subprocess.run(command, cwd=PLAYBOOKS.parent, capture_output=True, text=True, check=False)
+    assert "app1 has to change, but redis1 does not answer" in " ".join(run.stdout.split())
+    assert "app2 has to change" not in run.stdout
