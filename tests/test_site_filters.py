@@ -228,13 +228,13 @@ def test_a_run_goes_on_with_the_balancer_and_the_keeper_that_answer(tmp_path: Pa
     assert "lb1 lb1 lb1,lb2." in run.stdout, "a balancer that is away is still one of them"
 
 
-def test_without_redis_no_node_is_changed_but_the_others_are_done(tmp_path: Path) -> None:
+def test_a_node_that_has_to_change_waits_for_redis_and_no_other_does(tmp_path: Path) -> None:
     plays = yaml.safe_load((PLAYBOOKS / "app.yml").read_text("utf-8"))
     check = next(task for task in plays[0]["tasks"] if task["name"].startswith("Check that Redis answers"))
     play = {"hosts": "clawdbot", "connection": "local", "gather_facts": False, "roles": ["site"], "tasks": [check]}
     play |= {"vars": {"site_absent": ["redis1"], "loadbalancer_drained": []}}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), "utf-8")
-    hosts = "[clawdbot]\napp1 __clawdbot_outdated=true\napp2 __clawdbot_outdated=false\n[redis]\nredis1\n"
+    hosts = "[clawdbot]\napp1 __clawdbot_outdated=True\napp2 __clawdbot_outdated=False\n[redis]\nredis1\n"
     (tmp_path / "hosts").write_text(f"{hosts}[all:vars]\nsite_redis_password={'x' * 16}\n", "utf-8")
     command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts"), str(tmp_path / "play.yml")]
     run = subprocess.run(command, cwd=PLAYBOOKS.parent, capture_output=True, text=True, check=False)
