@@ -1,9 +1,12 @@
-"""What add_node.yml refuses before it goes to any host."""
+"""Nodes that come and go: what is refused before any host is reached, and what is stopped."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
+
+import yaml
 
 SECRETS = """
 site_redis_password: 0123456789abcdef0123
@@ -58,3 +61,31 @@ def test_a_node_that_is_called_by_its_ipv6_address_leaves_like_others(root: Path
         assert (inventory / "ssh.called").exists()
         assert "ignoring: 2001" not in said
         assert ("[2001:db8::23]" in said.partition("PLAY [Connect]")[2]) == (playbook == "add_node.yml")
+
+
+def test_a_host_that_leaves_a_group_has_that_groups_services_stopped_and_no_others(root: Path, tmp_path: Path) -> None:
+    """Each host here has been everything once."""
+    leave = yaml.safe_load((root / "playbooks/leave.yml").read_text("utf-8"))[-1]
+    look, stop = leave["tasks"]
+    everything = ["clawdbot", "monitoring", "loadbalancer"]
+    looked = {"name": look["name"], "ansible.builtin.set_fact": {look["register"]: {"stdout_lines": everything}}}
+    role = stop.pop("ansible.builtin.include_role")
+    assert role == {"name": "{{ item }}", "tasks_from": "stop"}
+    stop["ansible.builtin.debug"] = {"msg": "{{ inventory_hostname }} stops {{ item }}."}
+    play = leave | {"tasks": [looked, stop], "connection": "local", "become": False}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), "utf-8")
+    hosts = (
+        "[bots]\napp1\nsingle\n[redis]\nold\nsingle\n[loadbalancer]\nsingle\n[monitoring]\nmonitor\n[clawdbot]\nold\n"
+    )
+    names = "site_group_names={'clawdbot': 'bots'}"
+    (tmp_path / "hosts").write_text(f"{hosts}[all:vars]\nsite_redis_password={'x' * 16}\n{names}\n", "utf-8")
+    command = ["ansible-playbook", "-i", str(tmp_path / "hosts"), str(tmp_path / "play.yml")]
+    # The plays' own folder has what makes `hostvars` known to the first play.
+    environment = os.environ | {"ANSIBLE_CALLBACK_PLUGINS": str(root / "plugins/callback")}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"(\w+) stops (\w+)\.", done.stdout)) == {
+        *(("app1", role) for role in ("monitoring", "loadbalancer")),
+        *(("old", role) for role in everything),
+        *(("monitor", role) for role in ("clawdbot", "loadbalancer")),
+        ("single", "monitoring"),
+    }
