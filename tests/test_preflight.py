@@ -396,7 +396,9 @@ def test_files_that_ansible_does_not_read_are_refused(preflight: Run, tmp_path: 
     assert "3 thing(s)" in done.stdout
 
 
-def test_groups_with_nearly_our_names_are_mentioned(preflight: Run) -> None:
+def test_groups_with_nearly_our_names_are_mentioned(preflight: Run, tmp_path: Path) -> None:
+    (tmp_path / "group_vars/balancers").mkdir(parents=True)
+    (tmp_path / "group_vars/balancers/balancers.yml").write_text("docker_users: []\nloadbalancer_tls: none\n", "utf-8")
     hosts = GOOD_HOSTS.replace("loadbalancer:", "load_balancers:") + "    monitor: {hosts: {shop1: }}\n"
     done = preflight(hosts)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -404,6 +406,8 @@ def test_groups_with_nearly_our_names_are_mentioned(preflight: Run) -> None:
     assert "hosts.yml:4: load_balancers: is no group of ours; if its hosts are meant" in said
     assert "site_group_names: {loadbalancer: load_balancers}" in said
     assert "site_group_names: {monitoring: monitor}" in said
+    assert "balancers.yml:2: loadbalancer_tls: has no effect, because the inventory has no group balancers" in said
+    assert "docker_users" not in said
 
 
 def test_what_others_read_as_well_is_the_same_for_all(preflight: Run, tmp_path: Path) -> None:
@@ -492,6 +496,7 @@ def test_an_address_at_which_nobody_else_is_reached_is_refused_among_several(add
             "loadbalancer_acme_email",
             "'me' is no mailbox",
         ),
+        ({"site_member_weight": 0}, "site_member_weight", "0 is no share; write 1 or more, or site_member_down: true"),
         ({"clawdbot_model_type": "ollama", "site_serial": [1, 3, "25%", "100%"]}, "", ""),
     ],
 )
@@ -506,6 +511,15 @@ def test_what_would_fail_half_way_is_refused_at_once(
         check("bot1", given | variables)
     assert [finding.key for finding in checks.findings] == ([key] if key else [])
     assert said in str(*checks.findings)
+
+
+def test_a_node_is_left_to_serve() -> None:
+    down = {"app1": {"site_member_down": True}, "app2": {"site_member_backup": "yes"}}
+    for more, keys in (({}, ["site_member_down"]), ({"app3": {"site_member_down": "no"}}, [])):
+        nodes = down | more
+        checks = site_preflight.Preflight({"clawdbot": list(nodes)}, nodes, {}, site_preflight.Sources([]))
+        checks.check_members()
+        assert [finding.key for finding in checks.findings] == keys
 
 
 def test_what_cannot_be_worked_out_is_said_once(preflight: Run) -> None:

@@ -22,6 +22,7 @@ import yaml
 from ansible import constants, context
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.plugins.inventory import detect_range, expand_hostname_range
 from ansible.template import Templar
@@ -208,6 +209,18 @@ class Sources:
             for name in {file.with_suffix("") if file.suffix in endings else file for file in found}:
                 read, *others = (path for ending in endings if (path := name.with_name(name.name + ending)).exists())
                 yield from ((other, read) for other in others)
+
+    def strays(self, groups: Collection[str]) -> Iterator[tuple[str, str, str]]:
+        """Variables of groups that the inventory does not have: place, key and group."""
+        for key, places in self._lines.items():
+            for place, owner in places:
+                file = Path(place.rpartition(":")[0]).absolute()
+                for folder in self._folders:
+                    if folder.name == "group_vars" and not owner and file.is_relative_to(folder.absolute()):
+                        first = Path(file.relative_to(folder.absolute()).parts[0])
+                        name = first.stem if first.suffix in constants.YAML_FILENAME_EXTENSIONS else first.name
+                        if name not in groups:
+                            yield place, key, name
 
     def places(self, key: str) -> list[str]:
         """Every place of ``key``."""
@@ -421,6 +434,7 @@ class Preflight:
         self.check_groups()
         self.check_addresses()
         self.check_shared()
+        self.check_members()
         for host, variables in self.hosts.items():
             self.check_names(host, variables)
             self.check_values(host, variables)
@@ -449,6 +463,10 @@ class Preflight:
             self.add(file.stem, f"Ansible reads {instead} instead of this file; {cure}", place=str(relative(file)))
         for file, place in self.sources.broken.items():
             self.add(file.name, "is not YAML, so none of it counts; mend it", place=place)
+        for place, key, group in self.sources.strays(self.everybodys.values()) if self.everybodys else ():
+            if key in self.options:
+                cure = f"has no effect, because the inventory has no group {group}"
+                self.warnings.add(Finding(place, key, cure))
 
     def check_tags(self, tags: Iterable[str]) -> None:
         """What is selected by --tags is there: a run that does nothing looks like one that worked."""
@@ -490,6 +508,19 @@ class Preflight:
         if likeness >= SLIP["site"] and (name := self.everybodys[near]) not in self.group_names.values():
             cure = f"is no group of ours; if its hosts are meant, write site_group_names: {{{group}: {name}}}"
             self.warnings.add(Finding(self.sources.where(name), name, f"{cure} into group_vars/all"))
+
+    def check_members(self) -> None:
+        """One node at least gets requests."""
+        nodes = {host: self.hosts[host] for host in self.groups.get("clawdbot", [])}
+
+        def is_out(host: str) -> bool:
+            return any(
+                boolean(nodes[host].get(f"site_member_{why}", False), strict=False) for why in ("down", "backup")
+            )
+
+        if nodes and all(map(is_out, nodes)):
+            first = next(iter(nodes))
+            self.add("site_member_down", "every node is down or a backup; leave one in regular service", first)
 
     def check_shared(self) -> None:
         """What several hosts have to agree on is the same for all."""
@@ -585,6 +616,8 @@ class Preflight:
         """What Ansible would say of the value; stricter for texts and lists, which it makes of anything."""
         if name.endswith("_port") and not (str(value).isdecimal() and 1 <= int(str(value)) <= LAST_PORT):
             return [f"{value!r} is no port, those are 1 to {LAST_PORT}"]
+        if name == "site_member_weight" and str(value) == "0":
+            return ["0 is no share; write 1 or more, or site_member_down: true"]
         if option.get("type", "str") in ("str", "path") and isinstance(value, list | Mapping):
             return [f"must be a text, not a {'list' if isinstance(value, list) else 'mapping'}"]
         if option.get("type") == "list" and not isinstance(value, list):
