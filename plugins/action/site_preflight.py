@@ -101,6 +101,7 @@ CONNECTION: dict[str, dict[str, Any]] = {"ansible_port": {"type": "int"}}
 AES_KEY_LENGTH = 43
 PASSWORD_LENGTH = 16
 LAST_PORT = 65535
+QUOTES = "or it is taken for a number: 'mine', and beside a host of an INI file \"'mine'\""
 
 #: How much (0 to 1, as difflib measures) an unknown variable resembles one of ours to be taken for a slip. Nobody else
 #: begins names with clawdbot_, few with site_; the other roles' names are everybody's: docker_users, nginx_vhosts.
@@ -344,6 +345,11 @@ def nearest(name: str, options: frozenset[str]) -> tuple[str, float]:
         if matcher.real_quick_ratio() > most and matcher.quick_ratio() > most and (ratio := matcher.ratio()) > most:
             best, most = option, ratio
     return best, most
+
+
+def is_number(value: object) -> bool:
+    """Whether a text was taken for a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def entries(value: object) -> list[Any]:
@@ -607,8 +613,11 @@ class Preflight:
             for text in leaves(value):
                 if PLACEHOLDER.fullmatch(text.strip()):
                     self.add(name, f"still holds the placeholder {text.strip()!r}; write the real value", host)
+            secret = option.get("no_log", False)
+            exact = secret or name.startswith(("clawdbot_dingtalk_", "clawdbot_feishu_"))
+            if exact and option.get("type", "str") == "str" and is_number(value):
+                self.add(name, f"has to be in quotes, {QUOTES}", host)
             for error in self.type_errors(name, option, value):
-                secret = option.get("no_log", False)
                 self.add(name, "has the wrong type or value" if secret else error.removesuffix("."), host)
 
     @staticmethod
@@ -628,6 +637,8 @@ class Preflight:
                 for each in entries(value)
                 if not re.fullmatch(r"[1-9]\d*|([1-9]\d?|100)%", str(each))
             ]
+        if option.get("elements") == "str" and any(map(is_number, entries(value))):
+            return [f"each has to be in quotes, {QUOTES}"]
         checked = {**option, "required": False}
         errors: list[str] = ArgumentSpecValidator({name: checked}).validate({name: value}).error_messages
         return errors
