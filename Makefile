@@ -7,7 +7,7 @@ export COLUMNS ?= 150
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 ROLE ?=
 INVENTORY ?= inventories/sandbox
-PLAY := ansible-playbook -i $(INVENTORY)
+PLAY := ansible-playbook -i "$(INVENTORY)"
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' .ci/run 2>/dev/null)
 
 .PHONY: help
@@ -76,7 +76,7 @@ demo-down: .venv/.done ## remove all that `make demo` made, and nothing else
 
 .PHONY: logs
 logs: .venv/.done ## show the newest lines of the bot's logs on every sandbox node
-	@ansible clawdbot -i $(INVENTORY) -b -m ansible.builtin.shell -e ansible_port=2222 \
+	@ansible clawdbot -i "$(INVENTORY)" -b -m ansible.builtin.shell -e ansible_port=2222 \
 	    -a 'tail -n 20 /opt/clawdbot/logs/error.log; journalctl -u clawdbot -u clawdbot-worker -n 20 --no-pager'
 
 # --- Test ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -160,6 +161,25 @@ def test_a_file_that_ansible_would_no_longer_read_has_to_move_first(
     assert f"move {mine} to {inventory}/group_vars/all/main.yml first" in said
     assert mine.is_file()
     assert not secrets.exists()
+
+
+@pytest.mark.parametrize("inventory", ["inventories/mien", "203.0.113.10,"])
+def test_an_inventory_that_is_not_there_gets_no_secrets(inventory: str, root: Path) -> None:
+    """They would lie where nobody looks for them, and where git does not overlook them."""
+    command = ["ansible-playbook", "-i", inventory, "playbooks/secrets.yml"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    written = [path for path in (root / "group_vars", root / "inventories/group_vars") if path.exists()]
+    for path in written:
+        shutil.rmtree(path)
+    assert not written
+    assert done.returncode != 0
+    assert f"{inventory}: there is no such file or folder" in done.stdout
+
+
+def test_an_inventory_may_have_a_space_in_its_path(root: Path) -> None:
+    command = ["make", "--dry-run", "--old-file=.venv/.done", "secrets", "INVENTORY=my servers"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert shlex.split(done.stdout.splitlines()[-1])[:3] == ["ansible-playbook", "-i", "my servers"]
 
 
 def test_make_asks_for_the_inventory(root: Path) -> None:

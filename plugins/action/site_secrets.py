@@ -198,6 +198,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
     def _home(variables: Mapping[str, Any]) -> Path:
         """Where the preflight says that secrets belong."""
         root = Path(variables["ansible_inventory_sources"][0])
+        if not root.exists():
+            raise AnsibleActionFail(f"{root}: there is no such file or folder; name your inventory")
         return (root if root.is_dir() else root.parent) / "group_vars" / "all" / "secrets.yml"
 
 
