@@ -4,22 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from installation import Installation, application
-
-GROUPS = {
-    "loadbalancer": ["lb1"],
-    "clawdbot": ["app1", "app2"],
-    "redis": ["redis1"],
-    "monitoring": ["monitor1"],
-    "internet": ["outside"],
-}
-
-
-@pytest.fixture(scope="session")
-def site(request: pytest.FixtureRequest) -> Installation:
-    """The installation of the scenario."""
-    return Installation(request.config.getoption("--ansible-inventory"), GROUPS)
 
 
 def test_a_dead_node_and_a_dead_monitoring_host_hold_up_nobody(site: Installation, tmp_path: Path) -> None:
