@@ -517,7 +517,7 @@ def test_what_would_fail_half_way_is_refused_at_once(
 
 
 def test_a_node_is_left_to_serve() -> None:
-    down = {"app1": {"site_member_down": True}, "app2": {"site_member_backup": "yes"}}
+    down: dict[str, dict[str, object]] = {"app1": {"site_member_down": True}, "app2": {"site_member_backup": "yes"}}
     for more, keys in (({}, ["site_member_down"]), ({"app3": {"site_member_down": "no"}}, [])):
         nodes = down | more
         checks = site_preflight.Preflight({"clawdbot": list(nodes)}, nodes, {}, site_preflight.Sources([]))
