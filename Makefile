@@ -130,8 +130,9 @@ bench-site: setup ## first run, no-op run, tasks a host, slowest tasks
 	bench/site.py
 
 .PHONY: bench-app
-bench-app: app/.venv/.done ## a signed callback against the server's trivial route
+bench-app: app/.venv/.done ## a signed callback against the server's trivial route; from a sent part to its note
 	app/.venv/bin/python bench/app.py
+	app/.venv/bin/python bench/gap.py
 
 .PHONY: bench-balance
 bench-balance: .venv/.done ## the bot direct and through Nginx; rendering for 500 nodes

@@ -8,7 +8,8 @@ usage() {
 Usage: ./init_env.sh [--model-type TYPE] [--port PORT] [--no-start]
 
 Creates the virtual environment and the missing files in config/ (with fresh secrets where they are ours to
-choose), checks what is there, starts web and worker and waits for /health. What exists is kept.
+choose), checks what is there, starts web and worker and waits for /health. What exists is kept. Nobody starts them
+again after a crash or a reboot: to rely on the bot set the server up with Ansible.
 
   --model-type TYPE  preset of the model service (default: what config/clawdbot.env says, at first echo)
   --port PORT        port of the bot (default: what config/clawdbot.env says, at first 18789)
