@@ -2,8 +2,9 @@
 
 A callback is verified, deduplicated, queued and on disk (``appendfsync always``) when it is answered. Prints both
 rates with P50 and P99, the P99 at a steady 100 callbacks a second, the memory of web and worker, and what a message
-takes of Redis. Exit status 1 if a promise is broken: half the trivial route's rate, P99 below 50 ms, less than
-300 MB, and 256 MB of Redis for 100 000 messages a day.
+takes of Redis. Exit status 1 if a promise is broken: 0.6 of the trivial route's rate, P99 below 10 ms, less than
+300 MB, and 256 MB of Redis for 100 000 messages a day. The first two need a machine that does nothing else: whoever
+writes to the same disk is waited for.
 
     app/.venv/bin/python bench/app.py
 """
@@ -45,8 +46,8 @@ from tests.conftest import RedisServer, dingtalk_body, eventually, free_port, wr
 CLIENTS = 2
 MOST_A_SECOND = 3000  # callbacks of one client
 STEADY_RATE = 100.0
-WANTED_RATIO = 0.5
-WANTED_P99_MS = 50.0
+WANTED_RATIO = 0.6
+WANTED_P99_MS = 10.0
 WANTED_MEMORY_MB = 300.0
 WANTED_REDIS_MB = 256.0
 MESSAGES_A_DAY = 100_000
@@ -307,7 +308,10 @@ def report(options: argparse.Namespace, bot: Bot) -> int:
     memory = resident_mb(bot.web, worker)
     worker.kill()
     worker.wait()
-    print(f"ratio {ratio:.2f} (wanted {WANTED_RATIO}), resident memory of web and worker {memory:.0f} MB")
+    print(
+        f"ratio {ratio:.2f} (wanted {WANTED_RATIO}), P99 at the steady rate {p99:.1f} ms (wanted {WANTED_P99_MS:.0f}),"
+        f" resident memory of web and worker {memory:.0f} MB (wanted {WANTED_MEMORY_MB:.0f})"
+    )
     waiting, remembered = redis_bytes(bot.environ)
     redis_mb = (WAITING_AT_ONCE * waiting + MESSAGES_A_DAY * remembered) / 1e6
     print(
