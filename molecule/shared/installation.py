@@ -184,6 +184,9 @@ class Installation:
         """Has a host that is told to reboot start again, as a container does not by itself."""
         container = f"clawdbot-{self.prefix}{name}"
         self._keep_address(container)
+        # Sandbox hosts do without logind, which Debian 12 asks to reboot.
+        command = ["docker", "exec", container, "systemctl", "unmask", "--quiet", "systemd-logind.service"]
+        subprocess.run(command, check=True)
         command = ["docker", "update", "--restart=unless-stopped", container]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
