@@ -177,7 +177,7 @@ def test_an_inventory_that_is_not_there_gets_no_secrets(inventory: str, root: Pa
 
 
 def test_an_inventory_may_have_a_space_in_its_path(root: Path) -> None:
-    command = ["make", "--dry-run", "--old-file=.venv/.done", "secrets", "INVENTORY=my servers"]
+    command = ["make", "--no-print-directory", "--dry-run", "--old-file=.venv/.done", "secrets", "INVENTORY=my servers"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert shlex.split(done.stdout.splitlines()[-1])[:3] == ["ansible-playbook", "-i", "my servers"]
 
