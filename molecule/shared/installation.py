@@ -175,7 +175,6 @@ class Installation:
     def start(self, name: str) -> None:
         """Cuts its power and gives it back, and waits until the host can be reached."""
         container = f"clawdbot-{self.prefix}{name}"
-        self._keep_address(container)
         subprocess.run(["docker", "restart", "--time=0", container], check=True, stdout=subprocess.DEVNULL)
         reachable = "until systemctl is-active --quiet ssh.service; do sleep 0.5; done 2>/dev/null"
         subprocess.run(["docker", "exec", container, "sh", "-c", reachable], check=True, timeout=60)
@@ -183,23 +182,11 @@ class Installation:
     def reboots_like_a_machine(self, name: str) -> None:
         """Has a host that is told to reboot start again, as a container does not by itself."""
         container = f"clawdbot-{self.prefix}{name}"
-        self._keep_address(container)
         # Sandbox hosts do without logind, which Debian 12 asks to reboot.
         command = ["docker", "exec", container, "systemctl", "unmask", "--quiet", "systemd-logind.service"]
         subprocess.run(command, check=True)
         command = ["docker", "update", "--restart=unless-stopped", container]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-    @staticmethod
-    def _keep_address(container: str) -> None:
-        """A container that starts again gets the lowest addresses that are free, unless it asks for its own."""
-        one = "{{$name}} {{$network.IPAddress}} {{$network.GlobalIPv6Address}}"
-        shown = "{{range $name, $network := .NetworkSettings.Networks}}" + one + "{{end}}"
-        command = ["docker", "inspect", "--format", shown, container]
-        network, ipv4, ipv6 = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        subprocess.run(["docker", "network", "disconnect", network, container], check=True)
-        own = ["--ip", ipv4, "--ip6", ipv6]
-        subprocess.run(["docker", "network", "connect", *own, network, container], check=True)
 
     def releases(self, *names: str) -> set[str]:
         """Releases that run on these nodes."""
