@@ -56,12 +56,12 @@ def dump_json(value: Any) -> str:
     return dumped
 
 
-def connect(config: RedisConfig, *, timeout: float, connections: int = 64) -> redis.Redis:
+def connect(config: RedisConfig, *, timeout: float, connections: int = 64, retries: int = 1) -> redis.Redis:
     """Return a client that answers within ``timeout`` seconds or raises `redis.RedisError`.
 
     Nothing is opened yet: sockets belong to the process that first uses them, so call this before or after a
-    fork as you like. One retry at once: every command that we send may be repeated without harm. Who finds all
-    ``connections`` taken waits as long for one. Bytes that
+    fork as you like. One retry at once, unless ``retries`` says otherwise: every command that we send may be repeated
+    without harm. Who finds all ``connections`` taken waits as long for one. Bytes that
     are no UTF-8 are read as surrogates; see `raw_bytes`.
     """
     pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]  # the package has no types here
@@ -78,7 +78,7 @@ def connect(config: RedisConfig, *, timeout: float, connections: int = 64) -> re
         protocol=2,
         decode_responses=True,
         encoding_errors="surrogateescape",
-        retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
+        retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), retries),
     )
     return redis.Redis.from_pool(pool)
 

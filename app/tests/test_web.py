@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from clawdbot.web import create_app
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import TestResponse
 
-from .conftest import Bot, dingtalk_body, feishu_event, free_port
+from .conftest import Bot, RedisServer, dingtalk_body, feishu_event, free_port
 from .test_queue import message
 
 
@@ -232,7 +233,7 @@ def test_script_that_redis_forgot(client: redis.Redis) -> None:
 
 def test_everybody_hears_of_a_failure() -> None:
     client = connect(RedisConfig(port=free_port()), timeout=0.2)
-    intake = Intake(Queue(client), patience=5)
+    intake = Intake(Queue(client), patience=0.3)
     results = accept_all(intake, 20)
     assert all(isinstance(result, redis.RedisError) for result in results)
     assert intake._led is False
@@ -254,6 +255,41 @@ def test_nobody_waits_for_ever_and_the_lead_is_not_lost(client: redis.Redis) -> 
     intake._patience = 60
     assert accept_all(intake, 8) == ["accepted"] * 8
     assert intake._waiting == []
+
+
+def test_a_redis_that_restarts_is_waited_for(client: redis.Redis, redis_server: RedisServer) -> None:
+    intake = Intake(Queue(client), patience=20)
+    assert accept_all(intake, 5) == ["accepted"] * 5
+    redis_server.kill()
+    timer = threading.Timer(0.5, redis_server.start)
+    timer.start()
+    assert accept_all(intake, 40) == ["accepted"] * 40
+    timer.join()
+
+
+def test_nobody_waits_for_a_redis_that_stays_away(client: redis.Redis, redis_server: RedisServer) -> None:
+    """Frozen, it takes connections and is silent; threads that waited for it would be missing for the balancer."""
+    hasty = connect(RedisConfig(port=redis_server.port), timeout=0.2, retries=0)
+    intake = Intake(Queue(hasty), patience=0.6, attempt=0.2)
+    assert accept_all(intake, 3) == ["accepted"] * 3
+    assert redis_server.process
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        assert all(isinstance(result, redis.RedisError) for result in accept_all(intake, 8))
+        assert time.monotonic() - begun < 1.5
+        took = []
+        for _ in range(3):
+            begun = time.monotonic()
+            assert all(isinstance(result, redis.RedisError) for result in accept_all(intake, 30))
+            took.append(time.monotonic() - begun)
+        # One of them asks, once.
+        assert min(took) < 0.5, took
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    assert client.ping()
+    assert accept_all(intake, 8)[0] == "accepted"
+    assert accept_all(intake, 8) == ["accepted"] * 8
 
 
 # Metrics of several processes

@@ -3,11 +3,15 @@
 With ``appendfsync always`` each round trip costs a wait for the disk. The first thread to come leads: it sends
 what is there in one pipeline. Whoever comes meanwhile waits; when the leader is back, one of them leads the next
 round. A lone callback is sent at once.
+
+A Redis that restarts is waited for. One that has not come back in time is asked by one thread only, and nobody else
+waits for that: threads that do are missing for everything else, and the balancer takes a node that is silent for dead.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import redis
@@ -18,14 +22,17 @@ from clawdbot.message import Message
 from clawdbot.store import Argument
 
 MOST_AT_ONCE = 64
+# Seconds between two tries.
+PAUSE = 0.05
 
 
 class _Ticket:
     """One message on its way. The lock is held until there is a result, or the lead for the next round."""
 
-    __slots__ = ("command", "done", "leads", "result")
+    __slots__ = ("came", "command", "done", "leads", "result")
 
     def __init__(self, command: list[Argument]) -> None:
+        self.came = time.monotonic()
         self.command = command
         self.done = threading.Lock()
         self.done.acquire()
@@ -36,10 +43,13 @@ class _Ticket:
 class Intake:
     """Accepts messages for the threads of one process."""
 
-    def __init__(self, queue: Queue, *, patience: float) -> None:
-        """Nobody waits longer than ``patience`` seconds for a round that somebody else leads."""
+    def __init__(self, queue: Queue, *, patience: float, attempt: float = 0.0) -> None:
+        """Nobody waits longer than ``patience`` seconds, of which ``attempt`` is the last one that is begun."""
         self._queue = queue
         self._patience = patience
+        self._attempt = attempt
+        self._last_attempt = 0.0  # when it may begin at the latest
+        self._away = False
         self._lock = threading.Lock()
         self._waiting: list[_Ticket] = []
         self._led = False
@@ -49,13 +59,15 @@ class Intake:
         """See `Queue.accept`."""
         ticket = _Ticket(self._queue.accept_command(message, replay_guard))
         with self._lock:
+            if self._led and self._away:
+                raise redis.ConnectionError("Redis is away")
             self._waiting.append(ticket)
             ticket.leads = not self._led
             self._led = True
         if not ticket.leads:
             self._wait(ticket)
         if ticket.leads:
-            self._lead()
+            self._lead(ticket)
         if isinstance(ticket.result, Exception):
             raise ticket.result
         return str(ticket.result)
@@ -72,15 +84,21 @@ class Intake:
                 self._waiting.remove(ticket)
         raise redis.TimeoutError("the round before this one takes too long")
 
-    def _lead(self) -> None:
+    def _lead(self, own: _Ticket) -> None:
         """Send what waits, our own message included, and hand the lead over."""
         with self._lock:
             batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
+            self._last_attempt = 0.0 if self._away else own.came + self._patience - self._attempt
+        failure = None
         try:
             results = self._send([ticket.command for ticket in batch])
         except Exception as error:  # whatever it is, those who wait must hear of it
-            results = [error] * len(batch)
+            failure = error
         with self._lock:
+            self._away = isinstance(failure, redis.RedisError)
+            if failure:
+                batch, self._waiting = [*batch, *self._waiting], []
+                results = [failure] * len(batch)
             successor = self._waiting[0] if self._waiting else None
             self._led = successor is not None
             if successor:
@@ -100,11 +118,14 @@ class Intake:
         return results
 
     def _pipeline(self, commands: list[list[Argument]]) -> list[object]:
-        try:
-            return self._exchange(commands)
-        except redis.RedisError:
-            # Redis may have been restarted since the last round. Sending twice accepts once.
-            return self._exchange(commands)
+        while True:
+            try:
+                return self._exchange(commands)
+            except redis.RedisError:
+                # Redis may restart, or have been restarted since the last round. Sending twice accepts once.
+                if time.monotonic() > self._last_attempt:
+                    raise
+            time.sleep(PAUSE)
 
     def _exchange(self, commands: list[list[Argument]]) -> list[object]:
         """Send all, then read all, over a connection that only the leader uses; a third of a pipeline's cost."""

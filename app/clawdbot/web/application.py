@@ -25,8 +25,12 @@ from clawdbot.web.peers import PRIVATE, Peers, TrustedProxies
 
 log = logging.getLogger(__name__)
 
-# DingTalk waits 2.5 s for an answer; Redis gets less than half of it, twice.
+# Redis gets so long for what is no callback, twice.
 REDIS_SECONDS = 1.0
+# DingTalk waits 2.5 s for an answer, and the balancer 2 s, after which it takes the node for dead: whatever Redis does,
+# a callback is answered before. A try that Redis does not answer takes so much of it.
+CALLBACK_SECONDS = 1.5
+TRY_SECONDS = 0.5
 # Strangers who ask whether we are ready cost one write in so many seconds, however often they ask.
 STRANGERS_READY_SECONDS = 1.0
 
@@ -42,7 +46,9 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     logs.report(settings)
     client = connect(settings.redis, timeout=REDIS_SECONDS, connections=settings.web_threads + 8)
     queue = Queue(client)
-    intake = Intake(queue, patience=2 * REDIS_SECONDS)
+    # A connection for the leader, and one to load scripts.
+    hasty = Queue(connect(settings.redis, timeout=TRY_SECONDS, connections=2, retries=0))
+    intake = Intake(hasty, patience=CALLBACK_SECONDS, attempt=TRY_SECONDS)
     platforms = receivers(settings)
     app = Flask("clawdbot", static_folder=None)
     inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), intake, clock)
