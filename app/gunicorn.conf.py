@@ -20,12 +20,13 @@ metrics_folder.use("web", os.environ)
 
 _settings = _config.load(os.environ)
 
-bind = f"0.0.0.0:{_settings.port}"
+bind = [f"0.0.0.0:{_settings.port}"]
 if "CLAWDBOT_LISTENER" in os.environ:
-    # A container inherits no socket: it fetches systemd's through this Unix socket, and says there when it is ready.
+    # A container inherits no sockets: it fetches those of systemd through this Unix socket, and says there when it is
+    # ready. While its port changes there are several.
     _host = socket.socket(socket.AF_UNIX)
     _host.connect(os.environ["CLAWDBOT_LISTENER"])
-    bind = f"fd://{socket.recv_fds(_host, 16, 1)[1][0]}"
+    bind = [f"fd://{each}" for each in socket.recv_fds(_host, 16, 8)[1]]
 
     def when_ready(_: object) -> None:
         """Tell the host."""

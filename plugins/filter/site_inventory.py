@@ -133,12 +133,15 @@ def site_groups_of(groups: Mapping[str, list[str]], host: str) -> list[str]:
     return [group for group in SITE_GROUPS if host in groups[group]]
 
 
-def site_patterns(groups: Mapping[str, list[str]], hostvars: HostVars) -> dict[str, str]:
+def site_patterns(
+    groups: Mapping[str, list[str]], hostvars: HostVars, only: Collection[str] | None = None
+) -> dict[str, str]:
     """Patterns for ``hosts`` of a play, which is read before there is a host, and so before ``site_group_names``.
 
     Args:
         groups: Ansible's ``groups``.
         hostvars: Ansible's ``hostvars``; empty where the playbook is only looked at (``--list-hosts``).
+        only: names of hosts, for a stage that concerns no others.
 
     Returns:
         A pattern for each of the four groups, for all of them (``site``), and for all but the monitoring (``serving``).
@@ -147,9 +150,15 @@ def site_patterns(groups: Mapping[str, list[str]], hostvars: HostVars) -> dict[s
     names = {group: variables.get("site_group_names", {}).get(group, group) or "!all" for group in SITE_GROUPS}
 
     def union(*members: str) -> str:
-        return ",".join(name for group in members if (name := names[group]) != "!all") or "!all"
+        parts = [name for group in members if (name := names[group]) != "!all"]
+        if only is not None:
+            parts = list(dict.fromkeys(host for name in parts for host in groups.get(name, []) if host in only))
+        return ",".join(parts) or "!all"
 
-    return names | {"site": union(*SITE_GROUPS), "serving": union("loadbalancer", "clawdbot", "redis")}
+    return {group: union(group) for group in names} | {
+        "site": union(*SITE_GROUPS),
+        "serving": union("loadbalancer", "clawdbot", "redis"),
+    }
 
 
 def site_hosts(groups: Mapping[str, list[str]]) -> list[str]:
@@ -167,8 +176,8 @@ def site_firewall(
 
     Args:
         services: rows of ``site_services``: name, port, ``on`` (group that offers it, or ``site`` for
-            every host), ``to`` (groups that may use it, or ``any``) and, where another port of the host serves
-            it, ``redirect``.
+            every host), ``to`` (groups that may use it, or ``any``), where another port of the host serves
+            it, ``redirect``, and ``agreed``, the name in ``site_agreements`` of a port whose former ones stay open.
         host: inventory name of the host that is being configured.
         groups: names of the hosts by group.
         hostvars: Ansible's ``hostvars``.
@@ -186,11 +195,35 @@ def site_firewall(
         else:
             sources = site_addresses((user for group in users for user in groups.get(group, [])), hostvars)
         if sources:
-            rule = {"name": service["name"], "protocol": "tcp", "ports": [int(service["port"])], "sources": sources}
+            former = (hostvars[host].get("site_former") or {}).get(service.get("agreed"), [])
+            ports = [int(port) for port in (service["port"], *former)]
+            rule = {"name": service["name"], "protocol": "tcp", "ports": ports, "sources": sources}
             if "redirect" in service:
                 rule["redirect"] = int(service["redirect"])
             rules.append(rule)
     return rules
+
+
+def site_agreed(
+    agreements: Mapping[str, Mapping[str, Any]], host: str, groups: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """Present values of what ``host`` offers to others, by name, from ``site_agreements``."""
+    member_of = site_groups_of(groups, host)
+    return {name: each["value"] for name, each in agreements.items() if set(each["on"]) & set(member_of)}
+
+
+def site_behind(
+    agreements: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], there: Collection[str]
+) -> dict[str, list[str]]:
+    """For each name in ``site_agreements`` the hosts that use it and are not among those that are ``there``."""
+    return {
+        name: [
+            host
+            for host in site_hosts(groups)
+            if host not in there and set(each["users"]) & set(site_groups_of(groups, host))
+        ]
+        for name, each in agreements.items()
+    }
 
 
 def site_members(hosts: Iterable[str], hostvars: HostVars, port: int, here: str = "") -> list[dict[str, Any]]:
@@ -329,6 +362,8 @@ class FilterModule:
             "site_patterns": site_patterns,
             "site_hosts": site_hosts,
             "site_firewall": site_firewall,
+            "site_agreed": site_agreed,
+            "site_behind": site_behind,
             "site_members": site_members,
             "site_certificate": site_certificate,
             "site_alert_nodes": site_alert_nodes,

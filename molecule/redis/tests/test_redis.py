@@ -3,10 +3,12 @@
 Commands read the password on the host: what stands in a command line is in sudo's log.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from again import converge
@@ -23,7 +25,7 @@ acknowledged = [0] * 8
 def write(n):
     connection = socket.create_connection(("127.0.0.1", 6379))
     answers = connection.makefile("rb")
-    connection.sendall(b"AUTH %s\\r\\n" % os.environb[b"REDISCLI_AUTH"])
+    connection.sendall(b"AUTH root %s\\r\\n" % os.environb[b"REDISCLI_AUTH"])
     assert answers.readline() == b"+OK\\r\\n"
     try:
         while True:
@@ -42,20 +44,20 @@ print(json.dumps(acknowledged))
 """
 
 
-READ_PASSWORD = r"""export REDISCLI_AUTH=$(sed -n 's/^requirepass "\(.*\)"$/\1/p' /etc/redis/clawdbot.conf); """
+READ_PASSWORD = "export REDISCLI_AUTH=$(cat /etc/redis/clawdbot-root); "
 
 
 def redis(host: Host, *arguments: str, check: bool = True) -> str:
-    """Answer of the server on this host, asked with the password."""
+    """Answer of the server on this host, asked by root."""
     with host.sudo():
-        result = host.run(READ_PASSWORD + "redis-cli " + " ".join(["%s"] * len(arguments)), *arguments)
+        result = host.run("clawdbot-redis " + " ".join(["%s"] * len(arguments)), *arguments)
     assert result.rc == 0 or not check, result.stdout + result.stderr
     return str(result.stdout).strip()
 
 
 def wait_for_redis(host: Host) -> None:
     with host.sudo():
-        host.check_output(READ_PASSWORD + "timeout 30 sh -c 'until redis-cli ping | grep -qx PONG; do sleep 0.1; done'")
+        host.check_output("timeout 30 sh -c 'until clawdbot-redis ping | grep -qx PONG; do sleep 0.1; done'")
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +79,18 @@ def test_only_given_addresses(host: Host) -> None:
     assert redis(host, "-h", address, "ping") == "PONG"
 
 
+def lets_in(host: Host, password: str, port: int = 6379, address: str = "127.0.0.1") -> bool:
+    """Whether the bot's account can log in with it."""
+    ask = "IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH; exec redis-cli"
+    asked = host.run("printf '%%s\\n' %s | sh -c %s", password, f"{ask} -h {address} -p {port} ping")
+    return bool(asked.stdout.strip() == "PONG")
+
+
 def test_password_is_kept_secret(host: Host) -> None:
-    assert not host.run("cat /etc/redis/clawdbot.conf").succeeded
+    for file in ("clawdbot.acl", "clawdbot-root"):
+        assert not host.run(f"cat /etc/redis/{file}").succeeded
     with host.sudo():
+        assert host.run("grep -rF %s /etc/redis", PASSWORD).rc == 1
         assert PASSWORD not in host.check_output("journalctl --no-pager; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
 
 
@@ -114,7 +125,7 @@ def test_full_memory_never_takes_a_queue(host: Host) -> None:
 def test_restored_dump_is_adopted(host: Host) -> None:
     redis(host, "set", "from", "backup")
     with host.sudo():
-        host.check_output(READ_PASSWORD + "redis-cli --rdb /var/lib/redis/backup.rdb")
+        host.check_output("clawdbot-redis --rdb /var/lib/redis/backup.rdb")
         host.check_output(
             "systemctl stop redis-server && cd /var/lib/redis && rm -rf appendonlydir && mv backup.rdb dump.rdb"
             " && chown redis:redis dump.rdb && systemctl start redis-server"
@@ -139,6 +150,47 @@ def test_settings_that_were_written_but_not_taken_are_taken_by_the_next_run(host
     assert redis(host, "config", "get", "maxmemory").split()[1] == str(13 << 20)
     assert "changed=0" in converge(CONVERGE, name, redis_maxmemory="13mb").stdout
     assert converge(CONVERGE, name).returncode == 0
+
+
+def test_password_and_port_change_in_three_steps(host: Host) -> None:
+    """New beside former ones, also after a restart; then the former ones are gone. The data is nobody's business."""
+    name, new = host.backend.get_hostname(), "another password of 32 letters.."
+    former: dict[str, Any] = {"redis_former_passwords": [hashlib.sha256(PASSWORD.encode()).hexdigest()]}
+    redis(host, "set", "before", "the change")
+    started = redis(host, "info", "server").split("run_id:")[1].split()[0]
+    run = converge(CONVERGE, name, redis_password=new, **former)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert lets_in(host, new)
+    assert lets_in(host, PASSWORD)
+    former |= {"redis_former_ports": [6379]}
+    run = converge(CONVERGE, name, redis_password=new, redis_port=6380, **former)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert started in redis(host, "info", "server"), "neither needs a restart"
+    address = host.check_output("hostname -I").split()[0]
+    for port in (6379, 6380):
+        for where in ("127.0.0.1", address):
+            assert lets_in(host, PASSWORD, port, where), (port, where)
+    assert "changed=0" in converge(CONVERGE, name, redis_password=new, redis_port=6380, **former).stdout
+    with host.sudo():
+        host.check_output("systemctl restart redis-server")
+    wait_for_redis(host)
+    assert lets_in(host, PASSWORD, 6379)
+    run = converge(CONVERGE, name, redis_password=new, redis_port=6380)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert lets_in(host, new, 6380)
+    assert not lets_in(host, PASSWORD, 6380)
+    assert host.check_output("ss -Hltn 'sport = 6379'") == ""
+    assert host.run("ls /etc/systemd/system | grep redis-former").stdout == ""
+    assert redis(host, "get", "before") == "the change"
+    assert "changed=0" in converge(CONVERGE, name, redis_password=new, redis_port=6380).stdout
+    # The way back, and the way back from there.
+    for port, before in ((6379, 6380), (6380, 6379), (6379, 6380)):
+        run = converge(CONVERGE, name, redis_port=port, redis_former_ports=[before])
+        assert run.returncode == 0, run.stdout[-3000:]
+        assert lets_in(host, PASSWORD, port)
+        assert lets_in(host, PASSWORD, before)
+    assert converge(CONVERGE, name).returncode == 0
+    assert host.check_output("ss -Hltn 'sport = 6380'") == ""
 
 
 def test_comes_back_however_often_it_dies(host: Host) -> None:

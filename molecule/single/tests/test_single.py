@@ -61,14 +61,14 @@ def test_it_carries_the_load_in_little_memory(
     site: Installation, server: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found: list[dict[str, float]] = []
-    with site.load() as summary:
+    with site.load() as report:
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             found.append(resident_mb(server))
             time.sleep(5)
     most = max(found, key=lambda units: sum(units.values()))
     with capsys.disabled():
-        print(f"\n{SECONDS:.0f} s of load: {summary[0]}\nresident at most:")
+        print(f"\n{SECONDS:.0f} s of load: {report['summary']}\nresident at most:")
         for unit, megabytes in sorted(most.items(), key=lambda each: -each[1]):
             print(f"{megabytes:8.0f} MB  {unit}")
         print(f"{sum(most.values()):8.0f} MB  in all")

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Gives the socket that systemd listens on to a program in a container: ``clawdbot-listener SOCKET COMMAND...``.
+"""Gives the sockets that systemd listens on to a program in a container: ``clawdbot-listener SOCKET COMMAND...``.
 
 ``docker run`` cannot pass an open file on, but a Unix socket can: the program connects to SOCKET, which is mounted into
-its container, gets the listening socket, and says when it is ready. COMMAND takes the place of this process, so systemd
-sees its end and sends it the signals; what is left here waits for the program beside it.
+its container, gets the listening sockets, and says when it is ready. COMMAND takes the place of this process, so
+systemd sees its end and sends it the signals; what is left here waits for the program beside it.
 """
 
 import os
@@ -11,14 +11,14 @@ import socket
 import sys
 from pathlib import Path
 
-LISTENER = 3  # the first file that systemd passes
+FIRST = 3  # of the files that systemd passes; LISTEN_FDS says how many, see sd_listen_fds(3)
 
 
 def hand_over(door: socket.socket) -> None:
-    """Wait for the program, give it the listener, and tell systemd when it is ready."""
+    """Wait for the program, give it the listeners, and tell systemd when it is ready."""
     program, _ = door.accept()
     with program:
-        socket.send_fds(program, [b"listener"], [LISTENER])
+        socket.send_fds(program, [b"listeners"], range(FIRST, FIRST + int(os.environ["LISTEN_FDS"])))
         if program.recv(16) == b"ready":
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
                 systemd.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))

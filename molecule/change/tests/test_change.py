@@ -1,0 +1,178 @@
+"""Values change at noon: one story, in which each test goes on where the last one ended. At its end stands a table."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from installation import Installation
+from testinfra.host import Host
+
+PREFIX = "change-"
+PASSWORDS = ["the first new password of Redis", "the second: spaces, 'quotes' and \\"]
+BOT_PORT, REDIS_PORT = 18790, 6380
+
+
+@dataclass
+class Story:
+    """The installation, what its inventory says differently by now, and the table."""
+
+    site: Installation
+    variables: dict[str, Any] = field(default_factory=dict)
+    rows: list[str] = field(default_factory=list)
+
+    def options(self, *more: str) -> list[str]:
+        """Of ansible-playbook, instead of an edit of the inventory."""
+        return [*more, "-e", json.dumps(self.variables)]
+
+    def change(self, **variables: Any) -> None:
+        """The inventory is edited, and ``site.yml`` run."""
+        self.variables |= variables
+        self.site.play("site.yml", *self.options())
+
+    def nothing_to_do(self) -> None:
+        """Everything is as the inventory has it."""
+        changed = self.site.changed(self.site.play("site.yml", *self.options()))
+        assert set(changed.values()) == {0}, changed
+
+    @contextmanager
+    def under_load(self, what: str, *, pause: bool = False) -> Iterator[None]:
+        """Load as long as the block lasts, and a row of the table. Nothing fails, unless there is a ``pause``."""
+        begun = time.monotonic()
+        with self.site.load(forgiving=pause) as report:
+            yield
+            seconds = time.monotonic() - begun
+        figures = [report[name] for name in ("requests", "failed_requests", "lost", "answered_twice")]
+        self.rows.append(f"{what:<66}{seconds:>8.0f}" + "".join(f"{figure:>10}" for figure in figures))
+        assert (report["lost"], report["answered_twice"]) == (0, 0), report
+
+
+@pytest.fixture(scope="session")
+def story(request: pytest.FixtureRequest) -> Iterator[Story]:
+    """The one all tests tell."""
+    groups = {"loadbalancer": ["lb1"], "clawdbot": ["app1", "app2"], "redis": ["redis1"], "internet": ["outside"]}
+    story = Story(Installation(request.config.getoption("--ansible-inventory"), groups))
+    yield story
+    heading = f"{'change':<66}{'seconds':>8}{'requests':>10}{'failed':>10}{'lost':>10}{'twice':>10}"
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n".join(["", heading, *story.rows]))
+
+
+def password_of(story: Story) -> str:
+    """That of Redis as the inventory has it: a word at first."""
+    if "site_redis_password" in story.variables:
+        return str(story.variables["site_redis_password"])
+    line = story.site.on("app1").check_output("sudo grep ^CLAWDBOT_REDIS_PASSWORD= /opt/clawdbot/config/clawdbot.env")
+    return str(line).partition("=")[2].strip("'")
+
+
+def lets_in(host: Host, password: str, port: int = 6379) -> bool:
+    """Whether Redis does."""
+    ask = "IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH; exec redis-cli -p"
+    return bool(host.run("printf '%%s\\n' %s | sh -c %s", password, f"{ask} {port} ping").stdout.strip() == "PONG")
+
+
+def reached(story: Story, name: str, port: int) -> bool:
+    """Whether the balancer gets to a port of a host."""
+    address = story.site.hosts[name]["ansible_host"]
+    return bool(story.site.on("lb1").run(f"timeout 2 bash -c '</dev/tcp/{address}/{port}'").rc == 0)
+
+
+def test_the_password_of_redis(story: Story) -> None:
+    former, redis = password_of(story), story.site.on("redis1")
+    with story.under_load("site_redis_password"):
+        story.change(site_redis_password=PASSWORDS[0])
+        time.sleep(3)
+    assert lets_in(redis, PASSWORDS[0])
+    assert not lets_in(redis, former)
+    redis.check_output("sudo systemctl start clawdbot-backup.service")
+    story.site.on("app1").check_output("sudo clawdbot check")
+    story.nothing_to_do()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "redis : Run Redis with this configuration, now and at boot",
+        "2:clawdbot : Restart the bot",
+        "Go on without it",
+    ],
+)
+def test_the_password_of_redis_by_a_run_that_is_killed(story: Story, task: str) -> None:
+    """Before Redis knows the new one, when one of two nodes has it, and when closing has begun."""
+    former = password_of(story)
+    story.variables["site_redis_password"] = PASSWORDS[1] if former != PASSWORDS[1] else PASSWORDS[0]
+    with story.under_load(f"site_redis_password, killed before '{task.partition(':')[2].strip() or task}'"):
+        place = task if task[0].isdigit() else f"1:{task}"
+        run = story.site.begin("site.yml", *story.options(), kill_before=place)
+        run.communicate(timeout=900)
+        assert run.returncode == -9
+        story.change()
+        time.sleep(3)
+    redis = story.site.on("redis1")
+    assert lets_in(redis, story.variables["site_redis_password"])
+    assert not lets_in(redis, former)
+
+
+def test_a_node_that_is_left_out_keeps_the_former_password_open(story: Story) -> None:
+    former, redis = password_of(story), story.site.on("redis1")
+    story.variables["site_redis_password"] = "a password that app2 does not know yet"
+    with story.under_load("site_redis_password, one node left out, then there again"):
+        said = story.site.play("site.yml", *story.options("--limit", f"all:!{PREFIX}app2"))
+        assert "goes on to accept the former site_redis_password" in said
+        assert f"{PREFIX}app2 may still use it" in said
+        assert lets_in(redis, former)
+        assert lets_in(redis, story.variables["site_redis_password"])
+        story.change()
+        time.sleep(3)
+    assert not lets_in(redis, former)
+
+
+def test_the_port_of_the_bot(story: Story) -> None:
+    with story.under_load("site_bot_port"):
+        story.change(site_bot_port=BOT_PORT)
+        time.sleep(3)
+    for name in ("app1", "app2"):
+        assert reached(story, name, BOT_PORT)
+        assert not reached(story, name, 18789)
+        assert story.site.on(name).check_output("ss -Hltn 'sport = 18789'") == ""
+    story.nothing_to_do()
+
+
+def test_the_port_of_redis(story: Story) -> None:
+    with story.under_load("site_redis_port"):
+        story.change(site_redis_port=REDIS_PORT)
+        time.sleep(3)
+    redis = story.site.on("redis1")
+    assert lets_in(redis, story.variables["site_redis_password"], REDIS_PORT)
+    assert redis.check_output("ss -Hltn 'sport = 6379'") == ""
+    redis.check_output("sudo systemctl start clawdbot-backup.service")
+    story.nothing_to_do()
+
+
+def test_redis_is_restarted(story: Story) -> None:
+    with story.under_load("Redis is restarted five times"):
+        for _ in range(5):
+            story.site.on("redis1").check_output("sudo systemctl restart redis-server")
+            time.sleep(3)
+
+
+@pytest.mark.parametrize("way", ["stop start", "kill --signal=STOP;kill --signal=CONT"])
+def test_redis_is_away(story: Story, way: str) -> None:
+    """The bot refuses callbacks meanwhile, and no node is taken for dead: all goes on the moment Redis is back."""
+    redis = story.site.on("redis1")
+    away, back = ("kill --signal=STOP", "kill --signal=CONT") if "kill" in way else ("stop", "start")
+    balancer = story.site.on("lb1")
+    balancer.check_output("sudo truncate --size=0 /var/log/nginx/error.log")
+    with story.under_load(f"Redis is away for 15 s ({away})", pause=True):
+        redis.check_output(f"sudo systemctl {away} redis-server")
+        time.sleep(15)
+        redis.check_output(f"sudo systemctl {back} redis-server")
+        time.sleep(8)
+    said = balancer.run("sudo grep -cE 'no live upstreams|upstream timed out' /var/log/nginx/error.log").stdout.strip()
+    assert said == "0", balancer.check_output("sudo tail -n 20 /var/log/nginx/error.log")
