@@ -147,8 +147,9 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 	bench/monitoring.sh
 
 .PHONY: soak
-soak: setup app/.venv/.done ## the long runs: a cluster's life under load, servers of clouds, one server under load, chaos; figures in docs/lifecycle.md and docs/engine.md
+soak: setup app/.venv/.done ## the long runs: a cluster's life and changed values under load, servers of clouds, one server under load, chaos; figures in docs/lifecycle.md and docs/engine.md
 	molecule test -s lifecycle
+	molecule test -s change
 	molecule test -s cloud
 	SINGLE_SECONDS=600 molecule test -s single
 	SSH_DEATHS=every molecule test -s ssh
