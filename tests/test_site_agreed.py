@@ -21,6 +21,9 @@ AGREEMENTS: dict[str, dict[str, Any]] = {
     "bot_port": {"value": 18789, "on": ["clawdbot", "loadbalancer"], "users": ["loadbalancer"]},
 }
 Note = Callable[..., dict[str, Any]]
+# What is said at the first time, and where nothing differs.
+NEW: dict[str, Any] = {"former": {}, "opened": [], "closed": [], "changed": True}
+KNOWN = NEW | {"changed": False}
 
 
 @pytest.fixture
@@ -33,10 +36,9 @@ def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     spec.loader.exec_module(program)
     monkeypatch.setattr(program, "RECORD", tmp_path / "state" / "agreed.json")
 
-    def call(close: Sequence[str] = (), check: bool = False, **values: Any) -> dict[str, Any]:
-        monkeypatch.setattr(
-            sys, "stdin", io.StringIO(json.dumps({"values": values, "close": list(close), "check": check}))
-        )
+    def call(close: Sequence[str] = (), may_open: bool = True, check: bool = False, **values: Any) -> dict[str, Any]:
+        told = {"values": values, "close": list(close), "open": may_open, "check": check}
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(told)))
         program.main()
         said: dict[str, Any] = json.loads(capsys.readouterr().out)
         return said
@@ -45,14 +47,14 @@ def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_a_value_changes_in_three_steps(note: Note) -> None:
-    assert note(port=1) == {"former": {}, "closed": [], "changed": True}
-    assert note(port=1) == {"former": {}, "closed": [], "changed": False}
-    assert note(port=2) == {"former": {"port": [1]}, "closed": [], "changed": True}
+    assert note(port=1) == NEW
+    assert note(port=1) == KNOWN
+    assert note(port=2) == {"former": {"port": [1]}, "opened": ["port"], "closed": [], "changed": True}
     # A run that died is followed by another one, perhaps with yet another value.
-    assert note(port=2) == {"former": {"port": [1]}, "closed": [], "changed": False}
+    assert note(port=2) == KNOWN | {"former": {"port": [1]}}
     assert note(port=3)["former"] == {"port": [2, 1]}
-    assert note(port=3, close=["port"]) == {"former": {}, "closed": ["port"], "changed": True}
-    assert note(port=3, close=["port"]) == {"former": {}, "closed": [], "changed": False}
+    assert note(port=3, close=["port"]) == NEW | {"closed": ["port"]}
+    assert note(port=3, close=["port"]) == KNOWN
 
 
 def test_the_way_back_is_open_as_well(note: Note) -> None:
@@ -69,7 +71,7 @@ def test_one_value_is_closed_while_another_one_stays_open(note: Note) -> None:
 
 def test_what_a_host_offers_no_more_is_forgotten(note: Note) -> None:
     note(port=1)
-    assert note() == {"former": {}, "closed": [], "changed": True}
+    assert note() == NEW
     assert note(port=2)["former"] == {}
 
 
@@ -77,6 +79,20 @@ def test_a_preview_notes_nothing(note: Note) -> None:
     note(port=1)
     assert note(port=2, check=True)["former"] == {"port": [1]}
     assert note(port=3)["former"] == {"port": [1]}
+
+
+def test_who_may_not_bring_a_new_value_notes_what_is_known_only(note: Note) -> None:
+    assert note(port=1, may_open=False) == NEW
+    assert note(port=2, may_open=False) == KNOWN | {"opened": ["port"]}
+    assert note(port=2)["former"] == {"port": [1]}
+    # What another run has brought is gone on with.
+    assert note(port=2, may_open=False) == KNOWN | {"former": {"port": [1]}}
+
+
+def test_half_a_note_is_none(note: Note, tmp_path: Path) -> None:
+    note(port=1)
+    (tmp_path / "state/agreed.json").write_text('{"port"')
+    assert note(port=2) == NEW
 
 
 def test_the_note_is_roots(note: Note, tmp_path: Path) -> None:

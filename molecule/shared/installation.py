@@ -195,10 +195,23 @@ class Installation:
         """Releases that run on these nodes."""
         return {self.on(name).check_output("basename $(readlink /opt/clawdbot/current)") for name in names}
 
+    def redis_password(self) -> str:
+        """That of Redis, which the first node uses; one without quotes, such as the sandbox's."""
+        file = "/opt/clawdbot/config/clawdbot.env"
+        line = str(self.on(self.groups["clawdbot"][0]).check_output(f"sudo grep ^CLAWDBOT_REDIS_PASSWORD= {file}"))
+        return line.partition("=")[2].strip("'")
+
     def callbacks(self, name: str) -> int:
         """Number of callbacks that a node has answered."""
         # grep says 0 and fails when there is none.
         return int(self.on(name).check_output("sudo grep -c /callback /opt/clawdbot/logs/access.log || true"))
+
+
+def lets_in(host: Host, password: str, port: int = 6379, address: str = "127.0.0.1") -> bool:
+    """Whether Redis lets the bot in with it."""
+    ask = "IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH; exec redis-cli"
+    asked = host.run("printf '%%s\\n' %s | sh -c %s", password, f"{ask} -h {address} -p {port} ping")
+    return bool(asked.stdout.strip() == "PONG")
 
 
 def application(folder: Path, version: str, epilogue: str = "") -> str:

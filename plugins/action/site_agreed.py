@@ -27,18 +27,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         values (dict): the present value of all that this host offers to others, by name. What is not named any more is
             forgotten. Of a secret a digest, since the note outlives it.
         close (list[str]): names of those whose former values nobody uses any more.
+        open (bool): whether another value than was noted before may be; if not, nothing is noted where there is one.
 
     Returns:
         ``former`` (dict): former values that are still accepted, the newest first; names that have none are left out.
+        ``opened`` (list[str]): names of those whose present value is another one than was noted before.
         ``closed`` (list[str]): names of those that had some until now.
     """
 
-    _VALID_ARGS = frozenset({"values", "close"})
+    _VALID_ARGS = frozenset({"values", "close", "open"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Note, and say what is open."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        arguments = {"values": {}, "close": []} | self._task.args
+        arguments = {"values": {}, "close": [], "open": True} | self._task.args
         call = json.dumps(arguments | {"check": bool(self._task.check_mode)})
         program = HOST.read_text("utf-8")
         answer = self._low_level_execute_command(COMMAND, in_data=f"{len(program)}\n{program}{call}".encode())

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from installation import Installation
-from testinfra.host import Host
+from installation import Installation, lets_in
 
 PREFIX = "change-"
 PASSWORDS = ["the first new password of Redis", "the second: spaces, 'quotes' and \\"]
@@ -64,17 +63,8 @@ def story(request: pytest.FixtureRequest) -> Iterator[Story]:
 
 
 def password_of(story: Story) -> str:
-    """That of Redis as the inventory has it: a word at first."""
-    if "site_redis_password" in story.variables:
-        return str(story.variables["site_redis_password"])
-    line = story.site.on("app1").check_output("sudo grep ^CLAWDBOT_REDIS_PASSWORD= /opt/clawdbot/config/clawdbot.env")
-    return str(line).partition("=")[2].strip("'")
-
-
-def lets_in(host: Host, password: str, port: int = 6379) -> bool:
-    """Whether Redis does."""
-    ask = "IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH; exec redis-cli -p"
-    return bool(host.run("printf '%%s\\n' %s | sh -c %s", password, f"{ask} {port} ping").stdout.strip() == "PONG")
+    """That of Redis as the inventory has it."""
+    return str(story.variables.get("site_redis_password") or story.site.redis_password())
 
 
 def reached(story: Story, name: str, port: int) -> bool:
@@ -85,6 +75,8 @@ def reached(story: Story, name: str, port: int) -> bool:
 
 def test_the_password_of_redis(story: Story) -> None:
     former, redis = password_of(story), story.site.on("redis1")
+    said = story.site.refuse("playbooks/deploy.yml", "-e", json.dumps({"site_redis_password": PASSWORDS[0]}))
+    assert f"site_redis_password of {PREFIX}redis1 is another one than its neighbours use" in said
     with story.under_load("site_redis_password"):
         story.change(site_redis_password=PASSWORDS[0])
         time.sleep(3)

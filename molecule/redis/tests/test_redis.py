@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from again import converge
+from installation import lets_in
 from testinfra.host import Host
 
 CONVERGE = Path(__file__).parents[1] / "converge.yml"
@@ -77,13 +78,6 @@ def test_only_given_addresses(host: Host) -> None:
     address = host.check_output("hostname -I").split()[0]
     assert set(listening) == {"127.0.0.1:6379", f"{address}:6379"}
     assert redis(host, "-h", address, "ping") == "PONG"
-
-
-def lets_in(host: Host, password: str, port: int = 6379, address: str = "127.0.0.1") -> bool:
-    """Whether the bot's account can log in with it."""
-    ask = "IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH; exec redis-cli"
-    asked = host.run("printf '%%s\\n' %s | sh -c %s", password, f"{ask} -h {address} -p {port} ping")
-    return bool(asked.stdout.strip() == "PONG")
 
 
 def test_password_is_kept_secret(host: Host) -> None:
