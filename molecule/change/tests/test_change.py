@@ -13,7 +13,7 @@ import pytest
 from installation import Installation, lets_in
 
 PREFIX = "change-"
-PASSWORDS = ["the first new password of Redis", "the second: spaces, 'quotes' and \\"]
+PASSWORDS = ["the first new password of Redis", "the second: $HOME, #, %20 and spaces"]
 BOT_PORT, REDIS_PORT = 18790, 6380
 
 
@@ -102,8 +102,8 @@ def test_the_password_of_redis_by_a_run_that_is_killed(story: Story, task: str) 
     with story.under_load(f"site_redis_password, killed before '{task.partition(':')[2].strip() or task}'"):
         place = task if task[0].isdigit() else f"1:{task}"
         run = story.site.begin("site.yml", *story.options(), kill_before=place)
-        run.communicate(timeout=900)
-        assert run.returncode == -9
+        said, _ = run.communicate(timeout=900)
+        assert run.returncode == -9, said[-6000:]
         story.change()
         time.sleep(3)
     redis = story.site.on("redis1")
@@ -141,7 +141,7 @@ def test_the_port_of_redis(story: Story) -> None:
         story.change(site_redis_port=REDIS_PORT)
         time.sleep(3)
     redis = story.site.on("redis1")
-    assert lets_in(redis, story.variables["site_redis_password"], REDIS_PORT)
+    assert lets_in(redis, password_of(story), REDIS_PORT)
     assert redis.check_output("ss -Hltn 'sport = 6379'") == ""
     redis.check_output("sudo systemctl start clawdbot-backup.service")
     story.nothing_to_do()
