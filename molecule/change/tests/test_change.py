@@ -40,15 +40,23 @@ class Story:
         assert set(changed.values()) == {0}, changed
 
     @contextmanager
-    def under_load(self, what: str, *, pause: bool = False) -> Iterator[None]:
-        """Load as long as the block lasts, and a row of the table. Nothing fails, unless there is a ``pause``."""
+    def under_load(self, what: str, *, pause: bool = False, notices: bool = False) -> Iterator[None]:
+        """Load as long as the block lasts, and a row of the table. No message is lost.
+
+        Args:
+            what: name of the row.
+            pause: requests may fail.
+            notices: users may wait for so long that they are told so, which counts as an answer.
+        """
         begun = time.monotonic()
-        with self.site.load(forgiving=pause) as report:
+        with self.site.load(forgiving=pause or notices) as report:
             yield
             seconds = time.monotonic() - begun
         figures = [report[name] for name in ("requests", "failed_requests", "lost", "answered_twice")]
         self.rows.append(f"{what:<66}{seconds:>8.0f}" + "".join(f"{figure:>10}" for figure in figures))
-        assert (report["lost"], report["answered_twice"]) == (0, 0), report
+        assert report["lost"] == 0, report
+        assert notices or report["answered_twice"] == 0, report
+        assert pause or report["failed_requests"] == 0, report
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +156,8 @@ def test_the_port_of_redis(story: Story) -> None:
 
 
 def test_redis_is_restarted(story: Story) -> None:
-    with story.under_load("Redis is restarted five times"):
+    # What a worker had in hand just then is taken over when its lease ends, after half a minute.
+    with story.under_load("Redis is restarted five times", notices=True):
         for _ in range(5):
             story.site.on("redis1").check_output("sudo systemctl restart redis-server")
             time.sleep(3)
