@@ -121,7 +121,7 @@ def test_the_firewall_lets_in_at_former_ports() -> None:
 def test_a_stage_can_be_narrowed_to_some_hosts() -> None:
     groups = {"all": ["lb1", "app1", "app2", "redis1"], **GROUPS}
     patterns = site.site_patterns(groups, {}, ["app2", "redis1"])
-    assert (patterns["clawdbot"], patterns["site"], patterns["loadbalancer"]) == ("app2", "app2:redis1", "!all")
+    assert (patterns["clawdbot"], patterns["site"], patterns["loadbalancer"]) == ("app2", "app2,redis1", "!all")
     assert site.site_patterns(groups, {}, [])["site"] == "!all"
 
 
