@@ -49,6 +49,7 @@ class Intake:
         self._patience = patience
         self._attempt = attempt
         self._last_attempt = 0.0  # when it may begin at the latest
+        self._failed = False  # the last round
         self._away = False
         self._lock = threading.Lock()
         self._waiting: list[_Ticket] = []
@@ -95,9 +96,13 @@ class Intake:
         except Exception as error:  # whatever it is, those who wait must hear of it
             failure = error
         with self._lock:
-            self._away = isinstance(failure, redis.RedisError)
-            if failure:
+            failed = isinstance(failure, redis.RedisError)
+            # One that is silent may be slow; one that refuses, or is silent twice, is away.
+            self._away = failed and (self._failed or not isinstance(failure, redis.TimeoutError))
+            self._failed = failed
+            if self._away:
                 batch, self._waiting = [*batch, *self._waiting], []
+            if failure:
                 results = [failure] * len(batch)
             successor = self._waiting[0] if self._waiting else None
             self._led = successor is not None
