@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 from clawdbot import gathering, texts
+from clawdbot.answers import Answer
 from clawdbot.cache import Cache
 from clawdbot.chat import Chat
 from clawdbot.config import Access, ModelConfig, Settings
@@ -800,6 +801,26 @@ def test_redis_comes_back(rig: Rig, redis_server: RedisServer) -> None:
         rig.say("b", conversation="b")
         rig.idle()
     assert sorted(rig.answers()) == ["a!", "b!"]
+
+
+def test_a_lease_is_not_left_to_run_out_when_redis_restarts(rig: Rig, redis_server: RedisServer) -> None:
+    """Redis is away when the answer is to be settled: that is done when Redis is back, long before the lease ends."""
+    worker = rig.worker(lease_seconds=600)
+    original = worker._chat.session_after
+
+    def session_after(message: Message, answer: Answer) -> str | None:
+        worker._chat.session_after = original  # type: ignore[method-assign]
+        redis_server.kill()
+        threading.Timer(1.0, redis_server.start).start()
+        return original(message, answer)
+
+    worker._chat.session_after = session_after  # type: ignore[method-assign]  # the last step before it
+    rig.say("a")
+    with running(worker):
+        eventually(lambda: rig.platform.read)
+        eventually(redis_server.answers)
+        rig.idle()
+    assert rig.answers() == ["a!"]
 
 
 def test_unknown_lease_is_left_alone(rig: Rig) -> None:

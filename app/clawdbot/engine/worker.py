@@ -189,19 +189,30 @@ class Worker:
     # Working
 
     def _work(self, lease: Lease) -> None:
+        # Redis may be back before the lease runs out, for which the user would have to wait.
+        end = time.monotonic() + self._lease_seconds
         try:
-            begun = self._queue.begin(lease)
-            if begun is not None:
-                self._answer(lease, begun)
-        except redis.RedisError as error:
-            # The lease runs out and somebody tries again.
-            self._ill(judge(error), error)
+            while not self._worked(lease) and time.monotonic() < end:
+                if self._stop.wait(REDIS_PAUSE):
+                    break
         except Exception:
             log.exception("a slot failed")
         finally:
             with self._lock:
                 self._held.discard(lease.entry)
             self._free.release()
+
+    def _worked(self, lease: Lease) -> bool:
+        """Work on a leased conversation; False if Redis was in the way and may not be for long."""
+        try:
+            begun = self._queue.begin(lease)
+            if begun is not None:
+                self._answer(lease, begun)
+        except redis.RedisError as error:
+            failure = judge(error)
+            self._ill(failure, error)
+            return failure.verdict is not Verdict.PAUSE
+        return True
 
     def _answer(self, lease: Lease, begun: Begun) -> None:
         """Answer the head of a conversation, or let `_fail` decide what becomes of it."""
