@@ -20,9 +20,12 @@ import redis
 from flask import Flask, Response, jsonify, request
 from prometheus_client import Counter
 
+from clawdbot import former
 from clawdbot.cache import Cache
+from clawdbot.clock import now_ms
 from clawdbot.config import Settings
 from clawdbot.errors import ClawdbotError, Refusal, Unsure
+from clawdbot.former import Uses
 from clawdbot.http import Http
 from clawdbot.limits import Limiter, Rate, Unlimited
 from clawdbot.notes import Notes, OwnNotes, SharedNotes
@@ -199,8 +202,8 @@ def tell(name: str, chat: Chat, notification: Notification, notes: Notes) -> boo
     return True
 
 
-def install(app: Flask, settings: Settings, client: redis.Redis) -> None:
-    """Add ``POST /api/alerts`` to ``app``.
+def install(app: Flask, settings: Settings, client: redis.Redis, clock: Callable[[], int] = now_ms) -> None:
+    """Add ``POST /api/alerts`` to ``app``; ``clock`` returns Unix time in milliseconds.
 
     200: every chat knows. 400: no notification. 401: the bearer token is wrong or missing. 404: switched off.
     503: a chat could not be told, or none is configured; to be repeated.
@@ -210,6 +213,11 @@ def install(app: Flask, settings: Settings, client: redis.Redis) -> None:
     # That Redis is down must reach people, too; the price is that each node says it.
     alone = Services(OwnNotes(), web, Unlimited(), cache)
     shared, own = chats(settings, together), chats(settings, alone)
+    uses = Uses(together.notes, settings.former())
+
+    def verify(token: str) -> None:
+        if not same(request.headers.get("Authorization", ""), f"Bearer {token}"):
+            raise Refusal(401, "wrong_token")
 
     def deliver(notification: Notification) -> bool:
         try:
@@ -224,8 +232,8 @@ def install(app: Flask, settings: Settings, client: redis.Redis) -> None:
         if not settings.alerts.token:
             return _answer("switched_off", "alerts have no token; set CLAWDBOT_ALERTS_TOKEN", 404)
         try:
-            if not same(request.headers.get("Authorization", ""), f"Bearer {settings.alerts.token}"):
-                raise Refusal(401, "wrong_token")
+            _, token = former.first(settings.alerts.accepted("token", clock()), verify)
+            uses.note("alerts", token)
             notification = parse(read(request.environ))
         except Refusal as refusal:
             return _answer(refusal.reason, PUBLIC[refusal.status], refusal.status)

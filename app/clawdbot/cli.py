@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,11 +120,34 @@ def _check(settings: Settings, parsed: argparse.Namespace) -> int:
     problems = [*settings.problems, *([] if parsed.start else _redis_problems(settings))]
     for problem in problems:
         print(f"{'error' if fatal(problem) else 'to do' if problem.fatal else 'warning'}: {problem}")
+    if not parsed.start:
+        for line in _former_secrets(settings):
+            print(f"note: {line}")
     if any(map(fatal, problems)):
         return 1
     if not problems:
         print("configuration: good")
     return 0
+
+
+def _former_secrets(settings: Settings) -> Iterator[str]:
+    """What is still accepted although it was replaced, and whether it can be closed: who has used it last."""
+    from clawdbot import former, store
+    from clawdbot.notes import SharedNotes
+
+    def date(seconds: float) -> str:
+        return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M}Z"
+
+    with store.connect(settings.redis, timeout=CHECK_SECONDS) as client:
+        for part, replaced in settings.former().items():
+            end = f"accepted until {date(replaced.until)}" if time.time() < replaced.until else "refused"
+            for name in replaced.values:
+                try:
+                    last = former.last_used(SharedNotes(client), part, name, replaced.until)
+                    used = f"last used {date(last)}" if last else "not used so far"
+                except redis.RedisError:
+                    used = "last use unknown, since Redis does not answer"
+                yield f"{part}: the former {name} is {end}; {used}"
 
 
 def _redis_problems(settings: Settings) -> list[Problem]:

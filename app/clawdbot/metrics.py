@@ -58,6 +58,11 @@ CACHE = Counter("clawdbot_cache_requests_total", "Look-ups in the cache.", ["kin
 TOKEN_REFRESHES = Counter(
     "clawdbot_token_refreshes_total", "Access tokens fetched from a platform.", ["platform", "outcome"]
 )
+FORMER_SECRETS = Counter(
+    "clawdbot_former_secrets_used_total",
+    "Callbacks, alerts and access tokens that took a secret which was replaced: the other side still has it.",
+    ["part", "secret"],
+)
 SENDS = Counter(
     "clawdbot_platform_sends_total", "Calls that send an answer, by way and outcome.", ["platform", "way", "outcome"]
 )

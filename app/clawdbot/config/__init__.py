@@ -15,8 +15,11 @@ from clawdbot.config.settings import (
     AlertsConfig,
     DingTalkConfig,
     FeishuConfig,
+    Former,
     ModelConfig,
     RedisConfig,
+    Replaceable,
+    Secret,
     Settings,
 )
 
@@ -26,9 +29,12 @@ __all__ = [
     "AlertsConfig",
     "DingTalkConfig",
     "FeishuConfig",
+    "Former",
     "ModelConfig",
     "Problem",
     "RedisConfig",
+    "Replaceable",
+    "Secret",
     "Settings",
     "load",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import ipaddress
 import json
@@ -114,6 +115,25 @@ class Reader:
             self.problem(key, f"must be a number from {low:g} to {high:g}, such as 0.7, or empty")
             return None
         return number
+
+    def moment(self, key: str, *, whole_day: bool = False) -> float | None:
+        """A date or a time of ISO 8601 that may be left out, in UTC unless it says otherwise, as Unix time in seconds.
+
+        Of a date its beginning, with ``whole_day`` its end.
+        """
+        value = self.take(key)
+        if value is None:
+            return None
+        # YAML makes a date of what is not in quotes.
+        text = value.isoformat() if isinstance(value, datetime.date) else str(value)
+        try:
+            found = datetime.datetime.fromisoformat(text)
+            if whole_day and "T" not in text and " " not in text:
+                found += datetime.timedelta(days=1)
+        except (ValueError, OverflowError):
+            self.problem(key, "is no ISO 8601 date; write one such as 2027-01-31")
+            return None
+        return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
 
     def fields(self, key: str, reserved: Mapping[str, str]) -> dict[str, Any]:
         """A JSON object; ``reserved`` names the settings for the keys that it must not have."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-import datetime
+import dataclasses
 import json
 import re
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from clawdbot.config.reader import Reader
-from clawdbot.config.settings import Access, AlertsConfig, DingTalkConfig, FeishuConfig, ModelConfig, RedisConfig
+from clawdbot.config.settings import (
+    Access,
+    AlertsConfig,
+    DingTalkConfig,
+    FeishuConfig,
+    Former,
+    ModelConfig,
+    RedisConfig,
+)
 from clawdbot.models import prompt
 from clawdbot.models.presets import presets
 
@@ -41,13 +51,18 @@ def dingtalk(reader: Reader) -> DingTalkConfig:
         robot_secret=reader.text("robot_secret", "copy the group robot's SEC... secret", default=""),
         access=_access(reader),
     )
-    try:
-        valid = len(config.aes_key) == AES_KEY_LENGTH and base64.b64decode(config.aes_key + "=", validate=True)
-    except (binascii.Error, ValueError):
-        valid = b""
-    if config.aes_key and not valid:
-        reader.problem("aes_key", f"must be exactly {AES_KEY_LENGTH} letters and digits; ./init_env.sh generates one")
+    config = dataclasses.replace(config, former=_former_block(reader, config, ("app_secret", "aes_key", "token")))
+    for key, value in (("aes_key", config.aes_key), ("former.aes_key", config.former.values.get("aes_key", ""))):
+        if value and not _is_aes_key(value):
+            reader.problem(key, f"must be exactly {AES_KEY_LENGTH} letters and digits; ./init_env.sh generates one")
     return config
+
+
+def _is_aes_key(value: str) -> bool:
+    try:
+        return len(value) == AES_KEY_LENGTH and bool(base64.b64decode(value + "=", validate=True))
+    except (binascii.Error, ValueError):
+        return False
 
 
 def feishu(reader: Reader) -> FeishuConfig:
@@ -58,7 +73,7 @@ def feishu(reader: Reader) -> FeishuConfig:
     if not encryption_key:
         cure = "is empty, so callbacks carry no signature; set an Encrypt Key in the console and here"
         reader.problem("encryption_key", cure, fatal=False)
-    return FeishuConfig(
+    config = FeishuConfig(
         app_id=reader.text("app_id", f"{console}, Credentials: App ID"),
         app_secret=reader.text("app_secret", f"{console}, Credentials: App Secret"),
         encryption_key=encryption_key,
@@ -67,6 +82,51 @@ def feishu(reader: Reader) -> FeishuConfig:
         api_base_url=reader.url("api_base_url", default=_origin(webhook_url)),
         access=_access(reader),
     )
+    names = ("app_secret", "encryption_key", "verification_token")
+    return dataclasses.replace(config, former=_former_block(reader, config, names))
+
+
+def _former_block(reader: Reader, config: DingTalkConfig | FeishuConfig, names: tuple[str, ...]) -> Former:
+    """What ``former`` says in the file of a platform about the secrets ``names``."""
+    given = reader.take("former", {})
+    if not isinstance(given, dict):
+        reader.problem(
+            "former", f'must hold former values and a date, such as {{{names[0]}: "...", until: "2027-01-31"}}'
+        )
+        return Former()
+    block = Reader(reader.place, given)
+    found = _former(block, {name: (name, getattr(config, name)) for name in names}, "until")
+    block.unknown()
+    reader.problems += [dataclasses.replace(problem, key=f"former.{problem.key}") for problem in block.problems]
+    return found
+
+
+def _former(reader: Reader, secrets: Mapping[str, tuple[str, str]], until_key: str) -> Former:
+    """Secrets that were replaced, and the date up to which they count.
+
+    Args:
+        reader: where they stand.
+        secrets: for each secret the key under which its former value stands, and its present one.
+        until_key: the key of the date.
+    """
+    values = {}
+    for name, (key, present) in secrets.items():
+        value = reader.text(key, f"write the former {name}, or leave it out", default="")
+        if value and not present:
+            reader.problem(key, f"replaces nothing, since {name} is empty; take it out")
+        elif value and value == present:
+            reader.problem(key, f"is the present {name}; write the one before it", fatal=False)
+        elif value:
+            values[name] = value
+    given = reader.values.get(until_key) not in (None, "")
+    until = reader.moment(until_key, whole_day=True)
+    if values and not given:
+        reader.problem(until_key, "is missing; write the date up to which former secrets count, such as 2027-01-31")
+    elif until is not None and not values:
+        reader.problem(until_key, "is of no use without a former secret; take it out", fatal=False)
+    elif until is not None and until <= time.time():
+        reader.problem(until_key, "is over, so former secrets are refused; take them out", fatal=False)
+    return Former(values, until or 0.0)
 
 
 def redis(reader: Reader, password: str) -> RedisConfig:
@@ -83,7 +143,7 @@ def redis(reader: Reader, password: str) -> RedisConfig:
 
 def _expiry(reader: Reader, api_key: str) -> float | None:
     """Unix time at which the key ends: its own ``exp`` if it is a JWT, else what the operator declared."""
-    declared = reader.text("MODEL_API_KEY_EXPIRES_AT", "write a date such as 2027-01-31", default="")
+    declared = reader.moment("MODEL_API_KEY_EXPIRES_AT")
     with_payload = api_key.split(".")
     if len(with_payload) == 3:  # a JWT has three parts
         try:
@@ -91,14 +151,7 @@ def _expiry(reader: Reader, api_key: str) -> float | None:
             return float(payload["exp"])
         except (ValueError, KeyError, TypeError):
             pass
-    if not declared:
-        return None
-    try:
-        moment = datetime.datetime.fromisoformat(declared)
-    except ValueError:
-        reader.problem("MODEL_API_KEY_EXPIRES_AT", "is no ISO 8601 date; write one such as 2027-01-31")
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+    return declared
 
 
 def model(reader: Reader) -> ModelConfig:
@@ -156,9 +209,11 @@ def model_variables() -> list[str]:
 
 def alerts(reader: Reader) -> AlertsConfig:
     """Where alerts come from and go to."""
+    token = reader.text("CLAWDBOT_ALERTS_TOKEN", "copy it from Alertmanager's configuration", default="")
     return AlertsConfig(
-        token=reader.text("CLAWDBOT_ALERTS_TOKEN", "copy it from Alertmanager's configuration", default=""),
+        token=token,
         feishu_chat=reader.text("CLAWDBOT_ALERTS_FEISHU_CHAT", "give the group's chat_id, oc_...", default=""),
+        former=_former(reader, {"token": ("CLAWDBOT_ALERTS_FORMER_TOKEN", token)}, "CLAWDBOT_ALERTS_FORMER_UNTIL"),
     )
 
 

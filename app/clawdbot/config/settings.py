@@ -20,7 +20,47 @@ class Access:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DingTalkConfig:
+class Secret:
+    """A value to try. ``former`` is the name of the setting that it once stood in, empty if it still does."""
+
+    value: str = dataclasses.field(repr=False)
+    former: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Former:
+    """Secrets that were replaced here and may not have been where the other side keeps them.
+
+    Attributes:
+        values: by the name of the setting that each once stood in.
+        until: when they end, Unix time in seconds.
+    """
+
+    values: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    until: float = 0.0
+
+
+class Replaceable:
+    """A part of the configuration whose secrets may have former ones."""
+
+    __slots__ = ()
+    former: Former
+
+    def accepted(self, name: str, now_ms: int) -> tuple[Secret, ...]:
+        """Return the secret ``name``, and the former one as long as it counts.
+
+        Args:
+            name: a setting.
+            now_ms: Unix time in milliseconds.
+        """
+        present = Secret(getattr(self, name))
+        if name not in self.former.values or now_ms >= self.former.until * 1000:
+            return (present,)
+        return (present, Secret(self.former.values[name], former=name))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DingTalkConfig(Replaceable):
     """``dingtalk.yaml``. ``robot_secret`` is the SEC... secret of a group robot that `push` signs with."""
 
     app_key: str
@@ -34,10 +74,11 @@ class DingTalkConfig:
     access_token: str = dataclasses.field(repr=False)
     robot_secret: str = dataclasses.field(repr=False)
     access: Access
+    former: Former = Former()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class FeishuConfig:
+class FeishuConfig(Replaceable):
     """``feishu.js``. An empty ``encryption_key`` means that none is set in Feishu's console."""
 
     app_id: str
@@ -47,14 +88,16 @@ class FeishuConfig:
     webhook_url: str
     api_base_url: str
     access: Access
+    former: Former = Former()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class AlertsConfig:
+class AlertsConfig(Replaceable):
     """Where alerts come from and go to. An empty ``token`` switches the receiver off, an empty chat its platform."""
 
     token: str = dataclasses.field(repr=False)
     feishu_chat: str
+    former: Former = Former()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -135,6 +178,11 @@ class Settings:
     alerts: AlertsConfig
     problems: tuple[Problem, ...]
 
+    def former(self) -> dict[str, Former]:
+        """Return the secrets that were replaced, by the part of the configuration that has some."""
+        parts = {"dingtalk": self.dingtalk, "feishu": self.feishu, "alerts": self.alerts}
+        return {name: part.former for name, part in parts.items() if part and part.former.values}
+
     def secrets(self) -> frozenset[str]:
         """Return every secret value, so that the log can refuse to print one."""
         found = [self.redis.password, self.alerts.token]
@@ -145,4 +193,5 @@ class Settings:
             found += [self.feishu.app_secret, self.feishu.encryption_key, self.feishu.verification_token]
         if self.model:
             found += [self.model.api_key, self.model.api_secret]
+        found += [value for former in self.former().values() for value in former.values.values()]
         return frozenset(value for value in found if value)

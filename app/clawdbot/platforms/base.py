@@ -16,7 +16,7 @@ from clawdbot.message import Message
 
 if TYPE_CHECKING:
     from clawdbot.cache import Cache
-    from clawdbot.config import Access
+    from clawdbot.config import Access, Secret
     from clawdbot.http import Http
     from clawdbot.limits import Limits
     from clawdbot.notes import Notes
@@ -58,6 +58,7 @@ class Received:
         replay_guard: identifies a signature that does not cover the body, else empty.
         note: for the log: why there is nothing to do.
         trouble: what the platform says is wrong and the operator has to mend, else empty.
+        secrets: what it was verified or decrypted with.
     """
 
     reply: Mapping[str, Any]
@@ -65,6 +66,7 @@ class Received:
     replay_guard: str = ""
     note: str = ""
     trouble: str = ""
+    secrets: tuple[Secret, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

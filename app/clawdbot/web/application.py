@@ -18,6 +18,8 @@ from clawdbot.clock import now_ms
 from clawdbot.config import Settings
 from clawdbot.engine.intake import Intake
 from clawdbot.engine.queue import Queue
+from clawdbot.former import Uses
+from clawdbot.notes import SharedNotes
 from clawdbot.platforms import PLATFORMS, receivers
 from clawdbot.store import connect, key
 from clawdbot.web import callbacks, observe
@@ -49,9 +51,10 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     # A connection for the leader, and one to load scripts.
     hasty = Queue(connect(settings.redis, timeout=TRY_SECONDS, connections=2, retries=0))
     intake = Intake(hasty, patience=CALLBACK_SECONDS, attempt=TRY_SECONDS)
+    uses = Uses(SharedNotes(client), settings.former())
     platforms = receivers(settings)
     app = Flask("clawdbot", static_folder=None)
-    inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), intake, clock)
+    inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), intake, uses, clock)
     # Flask's documentation adds middleware by replacing this attribute, which its types call a method.
     app.wsgi_app = TrustedProxies(inner, Peers(settings.forwarded_allow_ips))  # type: ignore[method-assign]  # see above
     observe.install(app)
@@ -61,7 +64,7 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     for name in PLATFORMS:
         if name not in platforms:
             app.add_url_rule(callbacks.path(name), endpoint=f"{name}_callback", view_func=_off(name), methods=["POST"])
-    alerts.install(app, settings, client)
+    alerts.install(app, settings, client, clock)
     return app
 
 

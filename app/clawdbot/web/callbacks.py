@@ -21,6 +21,7 @@ from clawdbot import metrics
 from clawdbot.engine.failures import judge
 from clawdbot.engine.intake import Intake
 from clawdbot.errors import Refusal
+from clawdbot.former import Uses
 from clawdbot.platforms.base import CallbackRequest, Receiver
 from clawdbot.web import observe
 from clawdbot.web.body import read
@@ -49,12 +50,18 @@ class Callbacks:
     """
 
     def __init__(
-        self, others: WSGIApplication, receivers: Iterable[Receiver], intake: Intake, clock: Callable[[], int]
+        self,
+        others: WSGIApplication,
+        receivers: Iterable[Receiver],
+        intake: Intake,
+        uses: Uses,
+        clock: Callable[[], int],
     ) -> None:
         """Serve ``receivers`` with ``intake``; ``clock`` returns Unix time in milliseconds."""
         self._others = others
         self._receivers = {path(receiver.name): receiver for receiver in receivers}
         self._intake = intake
+        self._uses = uses
         self._clock = clock
         for receiver in self._receivers.values():
             for result in ("platform_error", "full"):
@@ -95,6 +102,7 @@ class Callbacks:
                 fields["result"] = self._intake.accept(received.message, received.replay_guard)
                 if fields["result"] == "replay":
                     raise Refusal(401, "replayed_signature")
+            self._uses.note(receiver.name, *received.secrets)
         except Refusal as refusal:
             fields["result"] = refusal.reason
             return refusal.status, {"error": PUBLIC[refusal.status]}

@@ -6,10 +6,12 @@ A robot message carries the headers ``timestamp`` and ``sign``; an event carries
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
-from clawdbot.config import DingTalkConfig
+from clawdbot import former
+from clawdbot.config import DingTalkConfig, Secret
 from clawdbot.errors import Refusal
 from clawdbot.message import Message
 from clawdbot.platforms import base
@@ -31,9 +33,8 @@ class DingTalkReceiver:
     name = "dingtalk"
 
     def __init__(self, config: DingTalkConfig) -> None:
-        """Prepare keys."""
+        """Keep the keys."""
         self._config = config
-        self._cipher = EventCipher(config.aes_key, config.app_key)
 
     def receive(self, request: CallbackRequest) -> Received:
         """Tell the two kinds apart; see `Receiver.receive`."""
@@ -53,36 +54,58 @@ class DingTalkReceiver:
         encrypted = base.parse_json(request.body).get("encrypt")
         if not isinstance(encrypted, str):
             raise Refusal(400, "no_encrypt")
-        expected = event_signature(self._config.token, timestamp, query["nonce"], encrypted)
-        if not base.same(signature, expected):
-            raise Refusal(401, "bad_signature")
-        event = base.parse_json(self._cipher.decrypt(encrypted))
-        note = f"event {base.string(event, 'EventType')[:64] or 'without type'}"
-        return Received(self._success(request.now_ms), note=note)
 
-    def _success(self, now_ms: int) -> dict[str, str]:
-        """The encrypted and signed ``success`` that DingTalk waits for."""
-        encrypted, timestamp, fresh = self._cipher.encrypt(b"success"), str(now_ms), nonce()
-        signature = event_signature(self._config.token, timestamp, fresh, encrypted)
+        def verify(token: str) -> None:
+            if not base.same(signature, event_signature(token, timestamp, query["nonce"], encrypted)):
+                raise Refusal(401, "bad_signature")
+
+        _, token = former.first(self._config.accepted("token", request.now_ms), verify)
+        event, aes_key = self._open(encrypted, request.now_ms)
+        note = f"event {base.string(event, 'EventType')[:64] or 'without type'}"
+        reply = self._success(token.value, aes_key.value, request.now_ms)
+        return Received(reply, note=note, secrets=(token, aes_key))
+
+    def _open(self, encrypted: str, now_ms: int, *, owner_required: bool = True) -> tuple[dict[str, Any], Secret]:
+        def decrypt(aes_key: str) -> dict[str, Any]:
+            cipher = EventCipher(aes_key, self._config.app_key)
+            return base.parse_json(cipher.decrypt(encrypted, owner_required=owner_required))
+
+        return former.first(self._config.accepted("aes_key", now_ms), decrypt)
+
+    def _success(self, token: str, aes_key: str, now_ms: int) -> dict[str, str]:
+        """The encrypted and signed ``success`` that DingTalk waits for; it reads what it would have written itself."""
+        encrypted = EventCipher(aes_key, self._config.app_key).encrypt(b"success")
+        timestamp, fresh = str(now_ms), nonce()
+        signature = event_signature(token, timestamp, fresh, encrypted)
         return {"msg_signature": signature, "timeStamp": timestamp, "nonce": fresh, "encrypt": encrypted}
 
     def _robot(self, request: CallbackRequest, sign: str) -> Received:
         timestamp = request.header("timestamp") or ""
-        if not base.same(sign, robot_sign(self._config.app_secret, timestamp)):
-            raise Refusal(401, "bad_signature")
+
+        def verify(app_secret: str) -> None:
+            if not base.same(sign, robot_sign(app_secret, timestamp)):
+                raise Refusal(401, "bad_signature")
+
+        _, app_secret = former.first(self._config.accepted("app_secret", request.now_ms), verify)
         if not (timestamp.isascii() and timestamp.isdigit()) or abs(request.now_ms - int(timestamp)) > WINDOW_MS:
             raise Refusal(401, "stale_timestamp")
         body = base.parse_json(request.body)
+        secrets: tuple[Secret, ...] = (app_secret,)
         if isinstance(body.get("encrypt"), str):
             # Seen in the field, not documented: the same envelope, signed by the headers, its owner optional.
-            body = base.parse_json(self._cipher.decrypt(body["encrypt"], owner_required=False))
-        if (code := str(body.get("errCode") or "0")[:32]) != "0" and not _says_anything(body):
-            # Over quota (20001) DingTalk calls without content, with or without an id.
-            return Received(NOTHING_TO_SAY, note=f"no content, errCode {code}", trouble=f"errCode {code}")
-        message = _message(body, request.now_ms)
-        if message.group and body.get("isInAtList") is False:
-            return Received(NOTHING_TO_SAY, note="not mentioned")
-        return Received(NOTHING_TO_SAY, message, replay_guard=f"dingtalk:{timestamp}")
+            body, aes_key = self._open(body["encrypt"], request.now_ms, owner_required=False)
+            secrets = (app_secret, aes_key)
+        return dataclasses.replace(_message_in(body, timestamp, request.now_ms), secrets=secrets)
+
+
+def _message_in(body: dict[str, Any], timestamp: str, now_ms: int) -> Received:
+    if (code := str(body.get("errCode") or "0")[:32]) != "0" and not _says_anything(body):
+        # Over quota (20001) DingTalk calls without content, with or without an id.
+        return Received(NOTHING_TO_SAY, note=f"no content, errCode {code}", trouble=f"errCode {code}")
+    message = _message(body, now_ms)
+    if message.group and body.get("isInAtList") is False:
+        return Received(NOTHING_TO_SAY, note="not mentioned")
+    return Received(NOTHING_TO_SAY, message, replay_guard=f"dingtalk:{timestamp}")
 
 
 def _says_anything(body: dict[str, Any]) -> bool:

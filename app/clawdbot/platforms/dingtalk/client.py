@@ -11,10 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from clawdbot import http, markdown, metrics, text
+from clawdbot import former, http, markdown, metrics, text
 from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig
 from clawdbot.errors import Final, Retry, Unsure
+from clawdbot.former import Uses
 from clawdbot.http import Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
@@ -62,6 +63,7 @@ class DingTalkSender:
         self._http = services.http
         self._limiter = services.limiter
         self._token = Token(services.notes, self.name, config.app_key, self._fetch_token)
+        self._uses = Uses(services.notes, {self.name: config.former})
         self._bases = (config.api_base_url, config.oapi_base_url)
 
     def addressed(self, message: Message) -> bool:  # noqa: ARG002  # part of Sender
@@ -191,7 +193,14 @@ class DingTalkSender:
     # Calls
 
     def _fetch_token(self) -> tuple[str, float]:
-        body = {"appKey": self._config.app_key, "appSecret": self._config.app_secret}
+        """Fetch an access token; a platform that refuses our secret may still have the former one."""
+        secrets = self._config.accepted("app_secret", now_ms())
+        token, secret = former.first(secrets, self._fetch_token_with, Final)
+        self._uses.note(self.name, secret)
+        return token
+
+    def _fetch_token_with(self, app_secret: str) -> tuple[str, float]:
+        body = {"appKey": self._config.app_key, "appSecret": app_secret}
         response = self._post("token", f"{self._config.api_base_url}/v1.0/oauth2/accessToken", body)
         answer = response.json()
         token = answer.get("accessToken")

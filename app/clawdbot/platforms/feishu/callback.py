@@ -7,9 +7,11 @@ decrypts with our key and knows our token.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from clawdbot.config import FeishuConfig
+from clawdbot import former
+from clawdbot.config import FeishuConfig, Secret
 from clawdbot.errors import Refusal
 from clawdbot.message import Message
 from clawdbot.platforms import base
@@ -38,45 +40,57 @@ class FeishuReceiver:
 
     def receive(self, request: CallbackRequest) -> Received:
         """See `Receiver.receive`."""
+        secrets: tuple[Secret, ...] = ()
         if self._config.encryption_key:
-            event, signed = self._open(request)
+            event, signed, encryption_key = self._open(request)
+            secrets = (encryption_key,)
         else:
             event, signed = base.parse_json(request.body), True
             if "encrypt" in event:
                 raise Refusal(401, "encrypted_but_no_key")
-        token = base.string(base.section(event, "header"), "token") or base.string(event, "token")
-        if not base.same(token, self._config.verification_token):
-            raise Refusal(401, "bad_token")
+        given = base.string(base.section(event, "header"), "token") or base.string(event, "token")
+
+        def verify(token: str) -> None:
+            if not base.same(given, token):
+                raise Refusal(401, "bad_token")
+
+        _, token = former.first(self._config.accepted("verification_token", request.now_ms), verify)
+        return dataclasses.replace(self._understood(event, signed, request.now_ms), secrets=(*secrets, token))
+
+    def _understood(self, event: dict[str, Any], signed: bool, now_ms: int) -> Received:
+        """What an event says that knows our token; ``signed`` or not."""
         if event.get("type") == URL_CHECK:
             return _answer_url_check(event)
         if not signed:
             raise Refusal(401, "no_signature")
-        return _event(event, self._config.app_id, request.now_ms)
+        return _event(event, self._config.app_id, now_ms)
 
-    def _open(self, request: CallbackRequest) -> tuple[dict[str, Any], bool]:
-        """Decrypt; return the event and whether a signature was there and right."""
+    def _open(self, request: CallbackRequest) -> tuple[dict[str, Any], bool, Secret]:
+        """Decrypt; return the event, whether a signature was there and right, and the key."""
         given, timestamp, nonce = (request.header(name) or "" for name in SIGNED_HEADERS)
-        if given:
-            expected = crypto.signature(timestamp, nonce, self._config.encryption_key, request.body)
-            if not base.same(given, expected):
+
+        def verify(encryption_key: str) -> None:
+            if not base.same(given, crypto.signature(timestamp, nonce, encryption_key, request.body)):
                 raise Refusal(401, "bad_signature")
+
+        keys = self._config.accepted("encryption_key", request.now_ms)
+        if given:
+            # Whatever was signed with a key is encrypted with it.
+            keys = (former.first(keys, verify)[1],)
         encrypted = base.parse_json(request.body).get("encrypt")
         if not isinstance(encrypted, str):
             raise Refusal(401, "not_encrypted")
-        if not given:
-            return self._open_unsigned(encrypted), False
-        event = base.parse_json(crypto.decrypt(self._config.encryption_key, encrypted))
-        # The age of a URL check does not matter: answering an old one gains nobody anything.
-        if event.get("type") != URL_CHECK and not _fresh(timestamp, request.now_ms):
-            raise Refusal(401, "stale_timestamp")
-        return event, True
-
-    def _open_unsigned(self, encrypted: str) -> dict[str, Any]:
-        """Decrypt what nobody signed; why it failed is nobody's business."""
         try:
-            return base.parse_json(crypto.decrypt(self._config.encryption_key, encrypted))
+            event, key = former.first(keys, lambda key: base.parse_json(crypto.decrypt(key, encrypted)))
         except Refusal:
+            if given:
+                raise
+            # Why it failed is nobody's business.
             raise Refusal(401, "no_signature") from None
+        # The age of a URL check does not matter: answering an old one gains nobody anything.
+        if given and event.get("type") != URL_CHECK and not _fresh(timestamp, request.now_ms):
+            raise Refusal(401, "stale_timestamp")
+        return event, bool(given), key
 
 
 def _fresh(timestamp: str, now_ms: int) -> bool:
