@@ -1,5 +1,6 @@
 """Every setting that the bot reads can be set with its role, and what the role sets is read by the bot."""
 
+import datetime
 import importlib
 import json
 import re
@@ -36,6 +37,20 @@ VALUES: dict[str, Any] = {
     "clawdbot_dingtalk_allow_conversations": ["cid1"],
     "clawdbot_feishu_allow_users": ["ou_1"],
     "clawdbot_feishu_allow_conversations": ["oc_1"],
+    "clawdbot_alerts_former": {"token": "it's old", "until": datetime.date(2199, 1, 31)},
+    "clawdbot_dingtalk_former": {
+        "app_secret": "it's old",
+        "aes_key": "GFEDCBA9876543210zyxwvutsrqponmlkjihgfedcba",
+        "token": "它",
+        "until": "2199-01-31",
+    },
+    "clawdbot_feishu_former": {
+        "app_secret": "it's old",
+        "encryption_key": "它",
+        "verification_token": "old",
+        # As YAML reads it without quotes.
+        "until": datetime.date(2199, 1, 31),
+    },
     "clawdbot_extra_environment": {"HTTPS_PROXY": "http://user:p%40ss@proxy:3128", "NOTE": AWKWARD, "NUMBER": 5},
 }
 
@@ -110,11 +125,13 @@ def named_in_the_sources() -> set[str]:
 
 
 def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text("utf-8"))["argument_specs"]["main"]["options"]
     read: defaultdict[str, set[str]] = defaultdict(set)
     take = app.reader.Reader.take
 
     def recording(reader: Any, key: str, *rest: Any) -> Any:
-        read[Path(reader.place).name].add(key)
+        block = key == "until" or "until" in reader.values
+        read[Path(reader.place).name + (" former" if block else "")].add(key)
         return take(reader, key, *rest)
 
     monkeypatch.setattr(app.reader.Reader, "take", recording)
@@ -128,10 +145,18 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
     environment_read = read.pop("environment (clawdbot.env)")
     assert set(variables) - extra - NOT_THE_BOTS == environment_read
     assert named_in_the_sources() <= environment_read, "read behind the configuration's back"
+    for name, part in (("dingtalk.yaml", "dingtalk"), ("feishu.js", "feishu")):
+        former = f"clawdbot_{part}_former"
+        assert read.pop(f"{name} former") == set(options[former]["options"]) == set(VALUES[former])
     for name, keys in read.items():
         text = (tmp_path / name).read_text("utf-8")
         assert set(re.findall(r"(?m)^ *(\w+): ", text)) == keys, name
 
+    end = datetime.datetime(2199, 2, 1, tzinfo=datetime.UTC).timestamp()
+    for part, former in settings.former().items():
+        given = VALUES[f"clawdbot_{part}_former"]
+        assert (former.values, former.until) == ({name: given[name] for name in given if name != "until"}, end)
+    assert set(settings.former()) == {"alerts", "dingtalk", "feishu"}
     assert settings.model.vision is True
     assert settings.model.stream is False
     assert settings.model.system_prompt == VALUES["clawdbot_model_system_prompt"]

@@ -1,9 +1,11 @@
 """Preflight finds everything that is wrong with an inventory at once and says where it stands."""
 
 import datetime
+import importlib
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +144,69 @@ def test_a_chat_that_is_half_written_is_refused(half: dict[str, str], name: str,
     (finding,) = checks.findings
     assert finding.key == name
     assert said in finding.cure
+
+
+OLD_KEY = "0" * 43
+REPLACED = {
+    "clawdbot_dingtalk_app_secret": "new",
+    "clawdbot_dingtalk_aes_key": "1" * 43,
+    "clawdbot_dingtalk_token": "new",
+    "site_alerts_token": "new",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "former", "said", "refused"),
+    [
+        ("dingtalk", {"app_secret": "old", "aes_key": OLD_KEY, "token": "old", "until": "2199-01-31"}, "", False),
+        ("dingtalk", {"token": "old", "until": datetime.date(2199, 1, 31)}, "", False),
+        ("alerts", {"token": "old", "until": "2199-01-31T08:00:00+08:00"}, "", False),
+        ("dingtalk", {}, "", False),
+        ("dingtalk", {"token": "old", "until": "next week"}, "until: 'next week' is no ISO 8601 date", True),
+        ("dingtalk", {"token": "old", "until": "9999-12-31"}, "is no ISO 8601 date", True),
+        ("dingtalk", {"token": "old"}, "until: is missing; write the date", True),
+        ("alerts", {"token": "old", "until": ""}, "until: is missing; write the date", True),
+        ("dingtalk", {"token": "old", "until": "2020-01-31"}, "until: is over", False),
+        ("dingtalk", {"until": "2199-01-31"}, "until: is of no use", False),
+        ("dingtalk", {"token": "new", "until": "2199-01-31"}, "token: is the present clawdbot_dingtalk_token", False),
+        ("alerts", {"token": "new", "until": "2199-01-31"}, "token: is the present site_alerts_token", False),
+        ("feishu", {"app_secret": "old", "until": "2199-01-31"}, "clawdbot_feishu_app_secret is empty", True),
+        ("dingtalk", {"aes_key": "short", "until": "2199-01-31"}, "aes_key: has 5 characters", True),
+        ("dingtalk", {"tokn": "old", "until": "2199-01-31", "token": "o"}, "tokn: is not known", True),
+        ("dingtalk", {"token": 12345678, "until": "2199-01-31"}, "token: has to be in quotes", True),
+        ("alerts", {"token": "it's", "until": "2199-01-31"}, "token: holds a quote", True),
+        ("alerts", {"token": "<the old one>", "until": "2199-01-31"}, "still holds the placeholder", True),
+        ("alerts", "old", "has the wrong type or value", True),
+    ],
+)
+def test_former_secrets_have_a_date_and_were_replaced(
+    name: str, former: object, said: str, refused: bool, root: Path
+) -> None:
+    specs = site_preflight.load_specs(root / "roles")
+    checks = site_preflight.Preflight({}, {}, specs, site_preflight.Sources([]))
+    checks.check_values("app1", {f"clawdbot_{name}_former": former, **REPLACED})
+    found, other = (checks.findings, checks.warnings) if refused else (checks.warnings, checks.findings)
+    assert not other
+    assert len(found) == (1 if said else 0), found
+    assert all(said in finding.cure for finding in found)
+
+
+@pytest.mark.parametrize("written", ["2199-01-31", "2199-01-31T08:00", "2199-01-31 08:00:00+08:00", "21990131", "soon"])
+def test_a_date_is_over_when_the_bot_says_so(written: str, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.syspath_prepend(str(root / "app"))
+    reader = importlib.import_module("clawdbot.config.reader").Reader("file", {"until": written})
+    end = site_preflight.end_of(written)
+    assert reader.moment("until", whole_day=True) == (end.timestamp() if end else None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "clawdbot"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_former_secrets_are_never_shown_and_stop_nobody(preflight: Run) -> None:
+    variables = f"{GOOD_VARS}clawdbot_feishu_former: {{verification_token: s3cr3t, until: 2020-01-31}}\n"
+    done = preflight(GOOD_HOSTS, variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "main.yml:7: clawdbot_feishu_former: until: is over" in re.sub(r"\s+", " ", done.stdout + done.stderr)
+    assert "s3cr3t" not in done.stdout + done.stderr
 
 
 def test_a_proxy_and_archives_are_urls_that_every_program_takes(preflight: Run) -> None:

@@ -98,6 +98,13 @@ SHARED = ("site_domain", "site_redis_password", "site_alerts_token")
 #: Variables of Ansible's own that are looked at.
 CONNECTION: dict[str, dict[str, Any]] = {"ansible_port": {"type": "int"}}
 
+#: Variables of the bot that the plays set, and where the inventory has their values.
+GIVEN_AS = {"clawdbot_alerts_token": "site_alerts_token"}
+
+#: What no secret may hold.
+UNWRITABLE = r"['\\\n]"
+UNWRITABLE_CURE = "holds a quote, a backslash or a line break, which an environment file cannot"
+
 AES_KEY_LENGTH = 43
 PASSWORD_LENGTH = 16
 LAST_PORT = 65535
@@ -375,6 +382,17 @@ def leaves(value: object) -> Iterator[str]:
             yield from leaves(item)
 
 
+def end_of(written: object) -> datetime.datetime | None:
+    """When a date or a time of ISO 8601 is over, as the bot reads it; None if it is neither."""
+    try:
+        found = datetime.datetime.fromisoformat(str(written))
+        if "T" not in str(written) and " " not in str(written):
+            found += datetime.timedelta(days=1)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+
+
 @functools.cache
 def presets(source: str) -> dict[str, dict[str, Any]]:
     """The models that the application in a folder knows by name; empty where it keeps no such list."""
@@ -456,6 +474,10 @@ class Preflight:
     def add(self, key: str, cure: str, host: str | None = None, place: str | None = None) -> None:
         """Note a finding at the place of ``key``."""
         self.findings.add(Finding(place or self.sources.where(key, host), key, cure))
+
+    def mention(self, key: str, cure: str, host: str | None = None) -> None:
+        """Note what is odd, and no reason to stop."""
+        self.warnings.add(Finding(self.sources.where(key, host), key, cure))
 
     def missing(self, key: str, cure: str) -> None:
         """Note a variable that is not there at all."""
@@ -613,12 +635,47 @@ class Preflight:
             for text in leaves(value):
                 if PLACEHOLDER.fullmatch(text.strip()):
                     self.add(name, f"still holds the placeholder {text.strip()!r}; write the real value", host)
+            if "options" in option and isinstance(value, Mapping):
+                self.check_former(host, name, value, variables)
+                continue
             secret = option.get("no_log", False)
             exact = secret or name.startswith(("clawdbot_dingtalk_", "clawdbot_feishu_"))
             if exact and option.get("type", "str") == "str" and is_number(value):
                 self.add(name, f"has to be in quotes, {QUOTES}", host)
             for error in self.type_errors(name, option, value):
                 self.add(name, "has the wrong type or value" if secret else error.removesuffix("."), host)
+
+    def check_former(self, host: str, name: str, former: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+        """Secrets that were replaced have been, and are accepted up to a date that is one."""
+        known = self.options[name]["options"]
+        values = {key: former[key] for key in known if key != "until" and former.get(key)}
+        for key in former.keys() - known.keys():
+            near, _ = nearest(str(key), frozenset(known))
+            self.add(name, f"{key}: is not known here; did you mean {near}?", host)
+        for key, value in values.items():
+            present = f"{name.removesuffix('former')}{key}"
+            present = GIVEN_AS.get(present, present)
+            if not isinstance(value, str):
+                self.add(name, f"{key}: has to be in quotes, {QUOTES}", host)
+            elif re.search(UNWRITABLE, value):
+                self.add(name, f"{key}: {UNWRITABLE_CURE}", host)
+            elif key == "aes_key" and len(value) != AES_KEY_LENGTH:
+                self.add(name, f"{key}: has {len(value)} characters, DingTalk's have {AES_KEY_LENGTH}", host)
+            elif not variables.get(present):
+                self.add(name, f"{key}: replaces nothing, since {present} is empty; take it out", host)
+            elif value == variables[present]:
+                self.mention(name, f"{key}: is the present {present}; write the one before it", host)
+        until = former.get("until")
+        end = end_of(until)
+        if until and end is None:
+            self.add(name, f"until: {str(until)!r} is no ISO 8601 date; write one such as 2027-01-31", host)
+        elif values and end is None:
+            cure = "until: is missing; write the date up to which former secrets count, such as 2027-01-31"
+            self.add(name, cure, host)
+        elif end and not values:
+            self.mention(name, "until: is of no use without a former secret; take it out", host)
+        elif end and end <= datetime.datetime.now(datetime.UTC):
+            self.mention(name, "until: is over, so former secrets are refused; take them out", host)
 
     @staticmethod
     def type_errors(name: str, option: Spec, value: object) -> list[str]:
@@ -761,8 +818,8 @@ class Preflight:
             elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
                 self.add("clawdbot_extra_environment", f"{name!r} is no name of an environment variable", host)
         for name, option in self.options.items():
-            if option.get("no_log") and re.search(r"['\\\n]", text(variables, name)):
-                self.add(name, "holds a quote, a backslash or a line break, which an environment file cannot", host)
+            if option.get("no_log") and re.search(UNWRITABLE, text(variables, name)):
+                self.add(name, UNWRITABLE_CURE, host)
 
     def check_chats(self, host: str, variables: Mapping[str, Any]) -> None:
         """A chat for alerts may be absent, but not half there."""
@@ -826,7 +883,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         findings = preflight.run()
         result["changed"] = False
         if preflight.warnings:
-            result["warnings"] = [f"Left to whom they belong: {'; '.join(map(str, sorted(preflight.warnings)))}"]
+            result["warnings"] = [f"Not refused, only mentioned: {'; '.join(map(str, sorted(preflight.warnings)))}"]
         if findings:
             result["failed"] = True
             lines = [
