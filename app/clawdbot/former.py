@@ -64,6 +64,10 @@ class Uses:
         self._notes = notes
         self._former = former
         self._next: dict[tuple[str, str], float] = {}
+        for part, replaced in former.items():
+            for name in replaced.values:
+                # A counter that begins with its first event has no increase to be alerted of.
+                metrics.FORMER_SECRETS.labels(part, name)
 
     def note(self, part: str, *secrets: Secret) -> None:
         """Count those of ``secrets`` that are former ones; a Redis that is away is told the next time."""

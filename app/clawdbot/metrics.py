@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from clawdbot import metrics_folder
 
 if TYPE_CHECKING:
-    from clawdbot.config import ModelConfig
+    from clawdbot.config import ModelConfig, Settings
     from clawdbot.engine.queue import Queue
 
 HTTP_SECONDS = Histogram(
@@ -77,16 +77,17 @@ class _Processes(Collector):
 
 
 class _State(Collector):
-    """What is read at the moment of the scrape: the queue, and how long the model's key lasts."""
+    """What is read at the moment of the scrape: the queue, and how long keys and former secrets last."""
 
-    def __init__(self, queue: Queue, model: ModelConfig | None) -> None:
+    def __init__(self, queue: Queue, settings: Settings) -> None:
         self.queue = queue
-        self.model = model
+        self.settings = settings
 
     def collect(self) -> Iterator[Metric]:
         yield from self._queue()
-        if self.model:
-            yield from _key_expiry(self.model)
+        if self.settings.model:
+            yield from _key_expiry(self.settings.model)
+        yield _former_ends(self.settings)
 
     def _queue(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("clawdbot_redis_up", "1 if Redis answered this scrape.")
@@ -123,10 +124,22 @@ def _key_expiry(model: ModelConfig) -> Iterator[Metric]:
         yield expiry
 
 
-def page(queue: Queue, model: ModelConfig | None) -> bytes:
+def _former_ends(settings: Settings) -> Metric:
+    ends = GaugeMetricFamily(
+        "clawdbot_former_secret_end_timestamp_seconds",
+        "Up to when a secret that was replaced is accepted.",
+        labels=["part", "secret"],
+    )
+    for part, former in settings.former().items():
+        for name in former.values:
+            ends.add_metric([part, name], former.until)
+    return ends
+
+
+def page(queue: Queue, settings: Settings) -> bytes:
     """Return all metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_State(queue, model))
+    registry.register(_State(queue, settings))
     if metrics_folder.files():
         registry.register(_Processes())
         return generate_latest(registry)

@@ -302,6 +302,14 @@ def test_a_use_is_counted_and_noted(settings: Settings, client: redis.Redis, cap
     assert [record.message for record in caplog.records].count("a former secret was used") == 1
 
 
+def test_the_metrics_tell_the_end_and_begin_with_zero(settings: Settings) -> None:
+    part = config.AlertsConfig("new", "", Former({"token": "old"}, 1.9e9))
+    page = Bot(dataclasses.replace(settings, alerts=part)).web.get("/metrics").text
+    assert 'clawdbot_former_secret_end_timestamp_seconds{part="alerts",secret="token"} 1.9e+09' in page
+    assert 'clawdbot_former_secrets_used_total{part="alerts",secret="token"}' in page
+    assert "former_secret_end_timestamp_seconds{" not in Bot(settings).web.get("/metrics").text
+
+
 def test_a_refused_callback_uses_nothing(settings: Settings) -> None:
     bot = behind(settings, "dingtalk", "app_secret")
     before = uses("dingtalk", "app_secret")

@@ -101,7 +101,7 @@ def _add_pages(app: Flask, settings: Settings, queue: Queue) -> None:
         """All metrics of all processes, for those who run the bot; a stranger does not learn that there are any."""
         if not inside():
             abort(404)
-        return Response(metrics.page(queue, settings.model), content_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.page(queue, settings), content_type=CONTENT_TYPE_LATEST)
 
 
 class _Writable:

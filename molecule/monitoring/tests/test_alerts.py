@@ -102,6 +102,13 @@ def _model(good: int, bad: int) -> Series:
     return {f'{name}="success"}}': f"0+{good}x30", f'{name}="timeout"}}': f"0+{bad}x30"}
 
 
+def _former(end: int, uses: int, used: str = "token") -> Series:
+    return {
+        'clawdbot_former_secret_end_timestamp_seconds{instance="app1",part="dingtalk",secret="token"}': f"{end}x30",
+        f'clawdbot_former_secrets_used_total{{instance="app1",part="dingtalk",secret="{used}"}}': f"0+{uses}x30",
+    }
+
+
 def _redis_memory(used: int, limit: int = 1000) -> Series:
     return {
         'redis_memory_used_bytes{instance="redis1"}': f"{used}x30",
@@ -337,6 +344,16 @@ CASES = [
         {"provider": "gpt"},
         "7.0 days",
         steps=10,
+    ),
+    Case(
+        "FormerSecretInUse",
+        _former(DAY - 1, 1),
+        # Nobody uses it; there is time enough; another one is used.
+        [_former(DAY - 1, 0), _former(DAY + (10 + WATCHED) * 60 + 61, 1), _former(DAY - 1, 1, used="aes_key")],
+        {"part": "dingtalk", "secret": "token"},
+        "1.0 days",
+        steps=10,
+        start=1,
     ),
     Case("ExporterDown", _up("redis", 0), [_up("redis", 1), _up("node", 0)], {**APP1, "job": "redis"}, "down", steps=5),
     Case(
