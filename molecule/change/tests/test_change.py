@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import datetime
 import json
+import re
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +19,10 @@ from installation import Installation, lets_in
 PREFIX = "change-"
 PASSWORDS = ["the first new password of Redis", "the second: $HOME, #, %20 and spaces"]
 BOT_PORT, REDIS_PORT = 18790, 6380
+REPLACED = {
+    "dingtalk": ("app_secret", "aes_key", "token"),
+    "feishu": ("app_secret", "encryption_key", "verification_token"),
+}
 
 
 @dataclass
@@ -73,6 +81,11 @@ def story(request: pytest.FixtureRequest) -> Iterator[Story]:
 def password_of(story: Story) -> str:
     """That of Redis as the inventory has it."""
     return str(story.variables.get("site_redis_password") or story.site.redis_password())
+
+
+def new_secret(name: str) -> str:
+    """One that takes its place."""
+    return base64.b64encode(secrets.token_bytes(32)).decode()[:43] if name == "aes_key" else secrets.token_hex(16)
 
 
 def reached(story: Story, name: str, port: int) -> bool:
@@ -152,6 +165,40 @@ def test_the_port_of_redis(story: Story) -> None:
     assert lets_in(redis, password_of(story), REDIS_PORT)
     assert redis.check_output("ss -Hltn 'sport = 6379'") == ""
     redis.check_output("sudo systemctl start clawdbot-backup.service")
+    story.nothing_to_do()
+
+
+def test_the_secrets_of_the_platforms(story: Story) -> None:
+    """New ones here first, then in the consoles, then nowhere the former ones."""
+    outside, node = story.site.on("outside"), story.site.on("app1")
+    console = json.loads(outside.check_output("sudo cat /opt/simulator/config.json"))
+    until = f"{datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2):%Y-%m-%d}"
+    new = {platform: {name: new_secret(name) for name in names} for platform, names in REPLACED.items()}
+    former = {
+        f"clawdbot_{platform}_former": {name: console[platform][name] for name in names} | {"until": until}
+        for platform, names in REPLACED.items()
+    }
+    present = {f"clawdbot_{platform}_{name}": value for platform in new for name, value in new[platform].items()}
+    with story.under_load("secrets of the platforms, new here, former in their consoles"):
+        story.change(**present, **former)
+        time.sleep(3)
+    said = node.check_output("sudo clawdbot check")
+    # What messages are signed and encrypted with; events, which the load has none of, take the others.
+    for used in ("dingtalk: the former app_secret", "feishu: the former encryption_key"):
+        assert re.search(rf"{used} is accepted until .*; last used ", said), said
+    assert "dingtalk: the former token is accepted until" in said
+
+    entered = json.dumps(console | {platform: console[platform] | new[platform] for platform in new})
+    outside.check_output("printf '%%s' %s | sudo tee /opt/simulator/config.json >/dev/null", entered)
+    outside.check_output("sudo systemctl restart clawdbot-simulator.service")
+    with story.under_load("secrets of the platforms, new in their consoles, former ones closed"):
+        time.sleep(10)
+        story.change(**{name: {} for name in former})
+        time.sleep(3)
+    assert "former" not in node.check_output("sudo clawdbot check")
+    assert "former" not in node.check_output(
+        "sudo cat /opt/clawdbot/config/dingtalk.yaml /opt/clawdbot/config/feishu.js"
+    )
     story.nothing_to_do()
 
 
