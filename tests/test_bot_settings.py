@@ -51,6 +51,8 @@ VALUES: dict[str, Any] = {
         # As YAML reads it without quotes.
         "until": datetime.date(2199, 1, 31),
     },
+    "clawdbot_languages": ["en", "zh"],
+    "clawdbot_chat_languages": {"oc_1": ["en"], "它's": ["zh", "en"]},
     "clawdbot_extra_environment": {"HTTPS_PROXY": "http://user:p%40ss@proxy:3128", "NOTE": AWKWARD, "NUMBER": 5},
 }
 
@@ -166,6 +168,9 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
     assert settings.dingtalk.access.conversations == ("cid1",)
     assert settings.feishu.access.users == ("ou_1",)
     assert settings.feishu.access.conversations == ("oc_1",)
+    chats = ("elsewhere", "oc_1", "它's")
+    spoken = [[language.code for language in settings.languages_of(chat)] for chat in chats]
+    assert spoken == [["en", "zh"], ["en"], ["zh", "en"]]
     assert variables["NOTE"] == AWKWARD
     assert variables["NUMBER"] == "5"
 
@@ -174,3 +179,11 @@ def test_by_default_everybody_is_let_in(app: Any, tmp_path: Path) -> None:
     render(tmp_path, clawdbot_feishu_app_id="cli_1")
     assert "allow" not in (tmp_path / "feishu.js").read_text("utf-8")
     assert app.load({"CLAWDBOT_CONFIG_DIR": str(tmp_path)}).alerts.token == ""
+
+
+def test_role_and_bot_agree_on_the_languages_where_nothing_is_said(app: Any, tmp_path: Path) -> None:
+    render(tmp_path, clawdbot_feishu_app_id="cli_1")
+    here = {"CLAWDBOT_CONFIG_DIR": str(tmp_path)}
+    with_role, without = app.load(environment(tmp_path) | here), app.load(here)
+    assert with_role.languages == without.languages
+    assert with_role.chat_languages == without.chat_languages == {}

@@ -565,6 +565,12 @@ def test_an_address_at_which_nobody_else_is_reached_is_refused_among_several(add
         ({"clawdbot_feishu_verification_token": 7777}, "clawdbot_feishu_verification_token", ": has to be in quotes"),
         ({"clawdbot_dingtalk_robot_code": 7777}, "clawdbot_dingtalk_robot_code", ": has to be in quotes"),
         ({"site_member_weight": 0}, "site_member_weight", "0 is no share; write 1 or more, or site_member_down: true"),
+        ({"clawdbot_languages": ["zh", "fr"]}, "clawdbot_languages", "'fr' is no language of the bot; choose of en"),
+        ({"clawdbot_languages": []}, "clawdbot_languages", "must be a list of languages; write [en, zh], or one of"),
+        ({"clawdbot_languages": ["zh", "zh"]}, "clawdbot_languages", "names zh twice"),
+        ({"clawdbot_chat_languages": {"oc_1": "en"}}, "clawdbot_chat_languages", "oc_1: must be a list of languages"),
+        ({"clawdbot_chat_languages": {"oc_1": ["cn"]}}, "clawdbot_chat_languages", "oc_1: 'cn' is no language of"),
+        ({"clawdbot_languages": ["en"], "clawdbot_chat_languages": {"oc_1": ["zh", "en"]}}, "", ""),
         ({"clawdbot_model_type": "ollama", "site_serial": [1, 3, "25%", "100%"]}, "", ""),
     ],
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import logging
@@ -20,13 +21,14 @@ import redis
 from flask import Flask, Response, jsonify, request
 from prometheus_client import Counter
 
-from clawdbot import former
+from clawdbot import former, languages, texts
 from clawdbot.cache import Cache
 from clawdbot.clock import now_ms
 from clawdbot.config import Settings
 from clawdbot.errors import ClawdbotError, Refusal, Unsure
 from clawdbot.former import Uses
 from clawdbot.http import Http
+from clawdbot.languages import Language
 from clawdbot.limits import Limiter, Rate, Unlimited
 from clawdbot.notes import Notes, OwnNotes, SharedNotes
 from clawdbot.platforms.base import Services, items, parse_json, same, section, string
@@ -58,17 +60,23 @@ PUBLIC = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alert:
-    """One alert of a notification; times as Alertmanager wrote them."""
+    """One alert of a notification; times as Alertmanager wrote them.
+
+    ``summaries`` are by language; the one of English is that of all others that lack one.
+    """
 
     name: str
     status: str
-    summary: str
-    summary_zh: str
+    summaries: Mapping[str, str]
     value: str
     runbook: str
     starts: str
     ends: str
     fingerprint: str
+
+    def summary(self, language: Language) -> str:
+        """What is the matter."""
+        return self.summaries[language.code] or self.summaries["en"]
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -111,8 +119,8 @@ def _alert(data: Mapping[str, Any]) -> Alert:
     return Alert(
         name=name[:LONGEST_NAME],
         status=status,
-        summary=string(annotations, "summary") or name,
-        summary_zh=string(annotations, "summary_zh"),
+        summaries={code: string(annotations, f"summary_{code}") for code in languages.known()}
+        | {"en": string(annotations, "summary") or name},
         value=string(annotations, "value"),
         runbook=string(annotations, "runbook_url"),
         starts=string(data, "startsAt"),
@@ -121,29 +129,38 @@ def _alert(data: Mapping[str, Any]) -> Alert:
     )
 
 
-def message(notification: Notification) -> str:
-    """What people read, as Markdown: what fires first, then what is over."""
+def message(notification: Notification, spoken: Sequence[Language]) -> str:
+    """What people read, as Markdown: what fires first, then what is over.
+
+    Nobody has asked for it, so sentences are in each of the chat's languages, and figures as the first has them.
+    """
     parts = []
-    for status, title in (("firing", "🔴 **Firing · 告警**"), ("resolved", "✅ **Resolved · 已恢复**")):
+    for status, sign, title in (("firing", "🔴", texts.ALERTS_FIRING), ("resolved", "✅", texts.ALERTS_RESOLVED)):
         alerts = [alert for alert in notification.alerts if alert.status == status]
         if not alerts:
             continue
-        lines = [title, *(_paragraph(alert) for alert in alerts[:LONGEST_LIST])]
+        parts.append(f"{sign} **{_in_each(spoken, title)}**")
+        parts += [_paragraph(alert, spoken) for alert in alerts[:LONGEST_LIST]]
         if len(alerts) > LONGEST_LIST:
-            lines.append(f"… and {len(alerts) - LONGEST_LIST} more · 另有 {len(alerts) - LONGEST_LIST} 条")
-        parts += lines
+            parts.append(f"… {_in_each(spoken, texts.ALERTS_MORE, count=len(alerts) - LONGEST_LIST)}")
     return "\n\n".join(parts)
 
 
-def _paragraph(alert: Alert) -> str:
-    facts = [f"`{alert.name}`", f"since {_clock(alert.starts)}"]
+def _in_each(spoken: Sequence[Language], text: str, **fields: object) -> str:
+    return " · ".join(language.say(text, **fields) for language in spoken)
+
+
+def _paragraph(alert: Alert, spoken: Sequence[Language]) -> str:
+    say = spoken[0].say
+    facts = [f"`{alert.name}`", say(texts.ALERT_SINCE, time=_clock(alert.starts))]
     if alert.status == "resolved":
-        facts.append(f"until {_clock(alert.ends)}")
+        facts.append(say(texts.ALERT_UNTIL, time=_clock(alert.ends)))
     elif alert.value:
         facts.insert(1, alert.value)
     if alert.runbook.startswith(("https://", "http://")):
-        facts.append(f"[runbook]({alert.runbook})")
-    return "\n".join(line for line in (f"**{alert.summary}**", alert.summary_zh, " · ".join(facts)) if line)
+        facts.append(f"[{say(texts.ALERT_RUNBOOK)}]({alert.runbook})")
+    summary, *others = dict.fromkeys(alert.summary(language) for language in spoken)
+    return "\n".join([f"**{summary}**", *others, " · ".join(facts)])
 
 
 def _clock(moment: str) -> str:
@@ -155,8 +172,17 @@ def _clock(moment: str) -> str:
     return parsed.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-#: Writes a text to a chat; the second argument is the same for the same news.
-Chat = Callable[[str, str], None]
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chat:
+    """A chat that gets alerts.
+
+    Attributes:
+        write: writes a text to it; the second argument is the same for the same news.
+        languages: those that are spoken there.
+    """
+
+    write: Callable[[str, str], None]
+    languages: Sequence[Language]
 
 
 def chats(settings: Settings, services: Services) -> dict[str, Chat]:
@@ -170,10 +196,11 @@ def chats(settings: Settings, services: Services) -> dict[str, Chat]:
             services.limiter.wait("dingtalk-alerts", ROBOT_RATE)
             dingtalk.push(content)
 
-        found["dingtalk"] = push
+        found["dingtalk"] = Chat(push, settings.languages)
     if settings.feishu and settings.alerts.feishu_chat:
-        feishu = FeishuSender(settings.feishu, services)
-        found["feishu"] = lambda content, news: feishu.push(settings.alerts.feishu_chat, content, news)
+        feishu, group = FeishuSender(settings.feishu, services), settings.alerts.feishu_chat
+        write = functools.partial(feishu.push, group)
+        found["feishu"] = Chat(write, settings.languages_of(group))
     return found
 
 
@@ -187,7 +214,7 @@ def tell(name: str, chat: Chat, notification: Notification, notes: Notes) -> boo
     if not notes.claim(remembered, CLAIMED, CLAIM_SECONDS):
         return notes.get(remembered) == TOLD
     try:
-        chat(message(notification), notification.digest)
+        chat.write(message(notification, chat.languages), notification.digest)
     except ClawdbotError as error:
         # Nobody knows whether it is there: it is written once more, and no oftener.
         if isinstance(error, Unsure) and not notes.claim(f"{remembered}:unsure", CLAIMED, REMEMBERED_SECONDS):

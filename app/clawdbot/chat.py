@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from clawdbot import http, text, texts
+from clawdbot import gathering, http, languages, text, texts
 from clawdbot.answers import Answer, Answers
 from clawdbot.cache import Cache
 from clawdbot.config import Settings
 from clawdbot.engine.queue import Hold, Queue
 from clawdbot.errors import Final, LeaseLost, Retry, Unsure
 from clawdbot.gathering import MOST_PICTURES, Gatherer
+from clawdbot.languages import Language
 from clawdbot.limits import Limiter, Rate
 from clawdbot.message import Message
 from clawdbot.models import prompt
@@ -25,7 +26,6 @@ from clawdbot.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
-COMMANDS = ("help", "reset", "status")
 LONGEST_QUESTION = 20_000
 
 
@@ -85,11 +85,11 @@ class Chat:
 
     def apologise(self, message: Message, words: str, hold: Hold) -> None:
         """Tell the user that there will be no answer."""
-        self._deliver(self._platform(message), message, APOLOGY, texts.say(words or texts.GAVE_UP), hold)
+        self._deliver(self._platform(message), message, APOLOGY, self._say(message, words or texts.GAVE_UP), hold)
 
     def ask_for_patience(self, message: Message, hold: Hold) -> None:
         """Tell the user, once, that the answer takes its time."""
-        self._deliver(self._platform(message), message, PATIENCE, texts.say(texts.STILL_WORKING), hold)
+        self._deliver(self._platform(message), message, PATIENCE, self._say(message, texts.STILL_WORKING), hold)
 
     def session_after(self, message: Message, answer: Answer) -> str | None:
         """Return the conversation's new state for `Queue.done`."""
@@ -107,6 +107,23 @@ class Chat:
         except KeyError:
             raise Retry(f"{message.platform} is switched off; mend its configuration") from None
 
+    # Speaking
+
+    def _say(self, message: Message, words: str, **fields: object) -> str:
+        """Return one of `texts` as the writer of ``message`` gets it."""
+        return self._languages(message)[0].say(words, **fields)
+
+    def _languages(self, message: Message) -> Sequence[Language]:
+        """Return the languages of the chat, that of the writer first."""
+        return languages.preferred(self._settings.languages_of(message.conversation), self._said(message))
+
+    def _said(self, message: Message) -> Iterator[str]:
+        """What the writer of ``message`` said, newest first; in a group the history is everybody's."""
+        yield message.text
+        if not message.group:
+            for asked, _ in reversed(self._sessions.find(message)):
+                yield gathering.own_words(asked)
+
     # Deciding
 
     def _decide(self, platform: Sender, message: Message, *, first: bool) -> Answer | None:
@@ -117,46 +134,48 @@ class Chat:
         if access.conversations and message.conversation not in access.conversations:
             return Answer("", "ignored")
         if access.users and message.sender not in access.users:
-            return Answer(texts.say(texts.NOT_ALLOWED), "apologised")
+            return Answer(self._say(message, texts.NOT_ALLOWED), "apologised")
         most = self._settings.user_messages_per_minute
         if first and not self._limiter.allows(f"user:{message.platform}:{message.sender}", Rate(most / 60, most)):
-            return Answer(texts.say(texts.SLOW_DOWN), "apologised")
+            return Answer(self._say(message, texts.SLOW_DOWN), "apologised")
         return self._command(platform, message)
 
     def _command(self, platform: Sender, message: Message) -> Answer | None:
-        command = text.command(message.text, COMMANDS)
-        if command == "help":
-            return Answer(texts.say(texts.HELP))
-        if command == "reset":
-            self._cache.remember("reset", message.conversation_key, True)
-            return Answer(texts.say(texts.RESET), forget=True)
-        if command == "status":
-            return Answer(self._status(platform, message))
-        return None
+        words = languages.commands()
+        match words.get(text.command(message.text, words)):
+            case texts.COMMAND_HELP:
+                # Who needs help may not know the language that the command was given in.
+                return Answer("\n\n".join(language.say(texts.HELP) for language in self._languages(message)))
+            case texts.COMMAND_RESET:
+                self._cache.remember("reset", message.conversation_key, True)
+                return Answer(self._say(message, texts.RESET), forget=True)
+            case texts.COMMAND_STATUS:
+                return Answer(self._status(platform, message))
+            case _:
+                return None
 
     def _status(self, platform: Sender, message: Message) -> str:
         model, depth = self._settings.model, self._queue.depth()
+        say = self._languages(message)[0].say
         lines = [
-            texts.say(texts.STATUS_MODEL, name=model.name, model=model.model)
-            if model
-            else texts.say(texts.STATUS_NO_MODEL),
-            texts.say(texts.STATUS_TURNS, count=len(self._sessions.find(message))),
-            texts.say(texts.STATUS_WAITING, count=depth.messages),
+            say(texts.STATUS_MODEL, name=model.name, model=model.model) if model else say(texts.STATUS_NO_MODEL),
+            say(texts.STATUS_TURNS, count=len(self._sessions.find(message))),
+            say(texts.STATUS_WAITING, count=depth.messages),
         ]
         if name := platform.user_name(message):
-            lines.insert(0, texts.say(texts.STATUS_USER, name=name))
+            lines.insert(0, say(texts.STATUS_USER, name=name))
         return "\n".join(lines)
 
     def _ask(self, platform: Sender, message: Message) -> Answer:
         if message.unsupported:
-            return Answer(texts.say(texts.UNSUPPORTED, kind=message.unsupported), "apologised")
+            return Answer(self._say(message, texts.UNSUPPORTED, kind=message.unsupported), "apologised")
         try:
             return self._answer(platform, message)
         except Final as error:
             if not error.apology:
                 raise
             log.warning("no answer", extra={"fields": {"message_key": message.key, "reason": str(error)}})
-            return Answer(texts.say(error.apology), "apologised")
+            return Answer(self._say(message, error.apology), "apologised")
 
     def _question(self, platform: Sender, message: Message) -> tuple[Question, list[str]]:
         """Return what the model is asked, and what the user is told of it besides the answer."""
@@ -174,17 +193,17 @@ class Chat:
         )
         notes = []
         if len(message.text) > LONGEST_QUESTION:
-            notes.append(texts.say(texts.QUESTION_CUT, count=LONGEST_QUESTION))
+            notes.append(self._say(message, texts.QUESTION_CUT, count=LONGEST_QUESTION))
         if gathered.left_out:
-            notes.append(texts.say(texts.PICTURES_LEFT_OUT, count=MOST_PICTURES))
+            notes.append(self._say(message, texts.PICTURES_LEFT_OUT, count=MOST_PICTURES))
         return question, notes
 
     def _answer(self, platform: Sender, message: Message) -> Answer:
         question, notes = self._question(platform, message)
         reply = self._reply(message, question)
         if reply.note:
-            notes.insert(0, texts.say(reply.note))
-        asked = question.text or "[picture]"
+            notes.insert(0, self._say(message, reply.note))
+        asked = question.text or gathering.ONLY_PICTURES
         writer = prompt.one_line(_writer(platform, message)) if message.group else ""
         return Answer("\n\n".join([reply.text, *notes]), turn=(f"{writer}: {asked}" if writer else asked, reply.text))
 

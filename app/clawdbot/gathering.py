@@ -29,6 +29,7 @@ DOWNLOADS_AT_ONCE = 4
 ONLY_QUOTED = "(The user writes nothing else. Answer or explain what is quoted.)"
 UNREADABLE = "(a message that cannot be read here)"
 PICTURE = "(picture)"
+ONLY_PICTURES = "[picture]"
 
 _downloads = threading.BoundedSemaphore(DOWNLOADS_AT_ONCE)
 
@@ -123,6 +124,11 @@ class Gatherer:
         # With a full Redis the picture is answered and not remembered.
         with contextlib.suppress(redis.OutOfMemoryError):
             self._client.set(_name(message), value, ex=EARLIER_SECONDS)
+
+
+def own_words(asked: str) -> str:
+    """Return a question of the history without what stands there for words that were not written."""
+    return "" if asked == ONLY_PICTURES else asked.removesuffix(ONLY_QUOTED)
 
 
 def _name(message: Message) -> str:

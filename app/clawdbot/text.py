@@ -12,7 +12,8 @@ from clawdbot.markdown import OPENING, open_fence
 # Of a code block, in bytes; a longer one loses the name of its language where it is opened again.
 LONGEST_OPENING = 25
 LONGEST_COMMAND = 200
-COMMAND = re.compile(r"(?:@\S+\s+)*/\s*([a-z]+)[.!。]?(?:\s*@\S+)*\s*")
+# The key of the slash types an enumeration comma where a keyboard writes Chinese.
+COMMAND = re.compile(r"(?:@\S+\s+)*[/、]\s*([^\W\d_]+)[.!。]?(?:\s*@\S+)*\s*")
 # What clients put around mentions.
 INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
 JOINER = "\u200d"
@@ -28,10 +29,10 @@ def clean(text: str) -> str:
 
 
 def command(text: str, names: Iterable[str]) -> str:
-    """Return which of the commands ``names`` somebody gives, empty if none.
+    """Return which of the commands ``names`` (lower case) somebody gives, empty if none.
 
-    A mention may stand before or behind it; a Chinese keyboard writes the slash and the letters in full width, and
-    clients put invisible characters around mentions.
+    A mention may stand before or behind it; a Chinese keyboard writes the slash, spaces and letters in full width,
+    and clients put invisible characters around mentions.
     """
     if len(text) > LONGEST_COMMAND:
         return ""

@@ -1,10 +1,16 @@
 """Every text that the bot itself says to people, and nothing else.
 
-The English text is its own key, as gettext has it: a failure carries the text that its reader shall get, and `say` is
-the one place at which it is spoken. So a text with fields is formatted there and nowhere before.
+The English text is its own key, as gettext has it: a failure carries the text that its reader shall get, and
+`clawdbot.languages.Language.say` is the one place at which it is spoken. So a text with fields is formatted there and
+nowhere before. The translations are in ``locale``.
 """
 
 from __future__ import annotations
+
+# What stands behind the slash of a command. A translation may be several words; HELP names the first.
+COMMAND_HELP = "help"
+COMMAND_RESET = "reset"
+COMMAND_STATUS = "status"
 
 HELP = """I answer what you write; pictures are welcome if the model can see.
 /reset - forget our conversation
@@ -57,7 +63,10 @@ STILL_WORKING = "I am still working on it. The answer takes a little longer this
 GAVE_UP = "Sorry, I could not answer your last message. Please try again later."
 UNEXPECTED = "Sorry, something went wrong on my side. The person who runs the bot has been told."
 
-
-def say(text: str, **fields: object) -> str:
-    """Return ``text``, one of the above, as its reader gets it; ``fields`` fill the names in braces."""
-    return text.format(**fields) if fields else text
+# Alerts.
+ALERTS_FIRING = "Firing"
+ALERTS_RESOLVED = "Resolved"
+ALERTS_MORE = "and {count} more"
+ALERT_SINCE = "since {time}"
+ALERT_UNTIL = "until {time}"
+ALERT_RUNBOOK = "runbook"

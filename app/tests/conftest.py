@@ -318,6 +318,8 @@ def environ(tmp_path: Path, client: redis.Redis, server: ScriptedServer) -> dict
         "CLAWDBOT_CONFIG_DIR": str(tmp_path / "config"),
         "CLAWDBOT_LOG_DIR": str(tmp_path / "logs"),
         "CLAWDBOT_PORT": str(free_port()),
+        # What most tests expect is easier to read in the language of the code.
+        "CLAWDBOT_LANGUAGES": "en,zh",
     }
 
 

@@ -52,6 +52,7 @@ class Site:
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
             "CLAWDBOT_LEASE_SECONDS": "4",
             "CLAWDBOT_USER_MESSAGES_PER_MINUTE": "10000",
+            "CLAWDBOT_LANGUAGES": "en,zh",
             "MODEL_TYPE": "gpt",
             "MODEL_BASE_URL": f"{self.config.public_url}/v1",
             "MODEL_API_KEY": self.config.model.api_key,

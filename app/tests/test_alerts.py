@@ -113,6 +113,38 @@ def test_the_end_of_an_alert_is_told(node: Node, server: ScriptedServer) -> None
     assert "Firing" not in said
 
 
+def test_alerts_are_in_the_languages_of_the_chat(environ: dict[str, str], server: ScriptedServer) -> None:
+    node = make(environ, CLAWDBOT_LANGUAGES="zh", CLAWDBOT_CHAT_LANGUAGES='{"oc_ops": ["en"]}')
+    node(notification(alert()))
+    node(notification(alert(status="resolved")))
+    firing, resolved = [request.body["markdown"]["text"] for request in told(server, ROBOT)]
+    for expected in (
+        "**告警**",
+        "**app1 的 CPU 使用率超过 85%**",
+        "91.2 %",
+        "开始于 2026-11-22 13:00:00 UTC",
+        "[处理手册](",
+    ):
+        assert expected in firing
+    for expected in ("**已恢复**", "恢复于 2026-11-22 13:30:00 UTC"):
+        assert expected in resolved
+    english = ("Firing", "CPU use of app1", "since", "Resolved", "until")
+    assert not [word for word in english if word in firing + resolved]
+    feishu = "".join(request.body["content"] for request in told(server, FEISHU))
+    assert not [word for word in english if word not in feishu]
+    assert "app1 的" not in feishu
+
+
+def test_what_nobody_translated_is_told_once(environ: dict[str, str], server: ScriptedServer) -> None:
+    node = make(environ, CLAWDBOT_LANGUAGES="zh,en")
+    own = alert(annotations={"summary": "somebody's own rule"})
+    node(notification(*(own | {"fingerprint": str(number)} for number in range(11))))
+    said = told(server, ROBOT)[0].body["markdown"]["text"]
+    assert "**告警 · Firing**" in said
+    assert said.count("somebody's own rule") == 10
+    assert "另有 1 条 · and 1 more" in said
+
+
 def test_two_nodes_and_a_repetition_make_one_message(environ: dict[str, str], server: ScriptedServer) -> None:
     one, other = make(environ), make(environ)
     for node in (one, other, one):

@@ -7,14 +7,23 @@ import datetime
 
 import pytest
 from clawdbot import chat as chat_module
-from clawdbot import texts
+from clawdbot import languages, texts
+from clawdbot.answers import answer_key
 from clawdbot.errors import Final
 from clawdbot.models import prompt
 from clawdbot.models.client import Question, Reply
+from clawdbot.platforms.base import Quote
 
 from .test_worker import Rig, long_memory, model_of, quick, rig, talk
 
 __all__ = ["quick", "rig"]  # fixtures
+
+EN, ZH = (languages.known()[code] for code in ("en", "zh"))
+
+
+def speak(rig: Rig, *own: languages.Language, **chats: tuple[languages.Language, ...]) -> None:
+    """Set the languages of the installation, and of single chats."""
+    rig.settings = dataclasses.replace(rig.settings, languages=own, chat_languages=chats)
 
 
 def remember(rig: Rig, **changes: object) -> None:
@@ -89,7 +98,8 @@ def test_an_answer_that_is_not_all_says_so_and_is_not_cached(rig: Rig) -> None:
 
 def test_what_the_bot_does_not_read_is_told(rig: Rig) -> None:
     talk(rig, "x" * (chat_module.LONGEST_QUESTION + 1))
-    assert texts.say(texts.QUESTION_CUT, count=chat_module.LONGEST_QUESTION) in "".join(rig.answers())
+    told = EN.say(texts.QUESTION_CUT, count=chat_module.LONGEST_QUESTION)
+    assert told in "".join(rig.answers())
     assert len(rig.model.questions[0].text) == chat_module.LONGEST_QUESTION
 
 
@@ -98,3 +108,87 @@ def test_a_filtered_question_is_told_and_forgotten(rig: Rig) -> None:
     rig.model.failures = [Final("model: content_filter", apology=texts.FILTERED)]
     assert talk(rig, "bad", "good") == [texts.FILTERED, "good!"]
     assert rig.model.questions[1].history == []
+
+
+# The user's language
+
+
+def test_apologies_are_in_the_language_of_the_words_that_get_them(rig: Rig) -> None:
+    speak(rig, ZH, EN)
+    rig.model.failures = [Final("a", apology=texts.FILTERED), Final("b", apology=texts.FILTERED), Final("c")]
+    answers = talk(rig, "怎么办？", "what shall I do?", "今天不行")
+    assert answers == [ZH.say(texts.FILTERED), texts.FILTERED, ZH.say(texts.GAVE_UP)]
+
+
+def test_where_words_do_not_tell_what_was_said_before_does(rig: Rig) -> None:
+    remember(rig)
+    speak(rig, ZH, EN)
+    talk(rig, "", "how are you?", "", "/reset", "")
+    assert rig.answers() == [
+        ZH.say(texts.NOTHING),
+        "how are you?!",
+        texts.NOTHING,
+        texts.RESET,
+        # Forgotten with the rest.
+        ZH.say(texts.NOTHING),
+    ]
+
+
+def test_what_the_bot_noted_of_a_question_is_not_in_the_users_language(rig: Rig) -> None:
+    remember(rig)
+    speak(rig, ZH, EN)
+    rig.platform.quotes = {"m1": Quote("some words of somebody else")}
+    assert talk(rig, "", "")[1:] == [ZH.say(texts.NOTHING)]
+
+
+def test_in_a_group_others_do_not_decide(rig: Rig) -> None:
+    remember(rig)
+    speak(rig, ZH, EN)
+    assert talk(rig, "how are you?", "", group=True)[1:] == [ZH.say(texts.NOTHING)]
+
+
+@pytest.mark.parametrize(
+    ("conversation", "expected"),
+    [("english", [texts.NOTHING, texts.FILTERED]), ("both", [texts.NOTHING, ZH.say(texts.FILTERED)])],
+)
+def test_a_chat_has_languages_of_its_own(rig: Rig, conversation: str, expected: list[str]) -> None:
+    speak(rig, ZH, EN, english=(EN,), both=(EN, ZH))
+    rig.model.failures = [Final("a", apology=texts.FILTERED)]
+    assert talk(rig, "", "怎么样？", conversation=conversation) == expected
+
+
+@pytest.mark.parametrize("words", ["/重置", "／重置", "、重置", "/ 重設 ", "/reset", "@小助手 /重置"])
+def test_commands_in_every_language(rig: Rig, words: str) -> None:
+    speak(rig, ZH)
+    remember(rig)
+    assert talk(rig, "你好吗", words, "你好吗")[1] == ZH.say(texts.RESET)
+    assert [list(question.history) for question in rig.model.questions] == [[], []]
+
+
+def test_help_is_in_all_languages_of_the_chat(rig: Rig) -> None:
+    speak(rig, ZH, EN, c2=(EN,))
+    rig.platform.part_bytes = 2000
+    both, first, english = *talk(rig, "/帮助", "/help"), talk(rig, "/帮助", conversation="c2")[-1]
+    assert both == first == f"{ZH.say(texts.HELP)}\n\n{texts.HELP}"
+    assert english == texts.HELP
+
+
+def test_status_in_chinese(rig: Rig) -> None:
+    speak(rig, ZH)
+    [status] = talk(rig, "/状态", sender_name="李雷")
+    assert status.splitlines()[:3] == ["用户：李雷", "模型：echo（echo）", "已记住的对话：0 轮"]
+
+
+def test_notes_behind_an_answer_are_in_the_users_language(rig: Rig) -> None:
+    speak(rig, EN, ZH)
+    rig.model.ask = lambda question: Reply("half", texts.CUT)  # type: ignore[method-assign]  # noqa: ARG005  # a fake's fake
+    assert talk(rig, "讲个故事", "tell me a story") == [f"half\n\n{ZH.say(texts.CUT)}", f"half\n\n{texts.CUT}"]
+
+
+def test_what_was_decided_before_an_update_is_told_as_it_was(rig: Rig) -> None:
+    """The release before kept English texts; the answer is kept as the user gets it."""
+    speak(rig, ZH)
+    message = rig.say("你好吗")
+    kept = '{"text": "Forgotten. We start afresh.", "outcome": "answered", "turn": null, "forget": true}'
+    rig.client.set(answer_key(message.key), kept)
+    assert talk(rig) == ["Forgotten. We start afresh."]

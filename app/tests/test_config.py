@@ -254,3 +254,39 @@ def test_key_expiry(environ: dict[str, str]) -> None:
     assert expiry(environ, MODEL_API_KEY=token({"exp": 1900000000}), MODEL_API_KEY_EXPIRES_AT="2027-01-31") == 1.9e9
     assert expiry(environ, MODEL_API_KEY=token({"sub": "x"}), MODEL_API_KEY_EXPIRES_AT="2027-01-31") == day
     assert expiry(environ, MODEL_API_KEY="a.b.c") is None
+
+
+def spoken(settings: config.Settings, conversation: str) -> list[str]:
+    return [language.code for language in settings.languages_of(conversation)]
+
+
+def test_chinese_first_and_english_for_those_who_write_it(environ: dict[str, str]) -> None:
+    del environ["CLAWDBOT_LANGUAGES"]
+    assert spoken(config.load(environ), "anywhere") == ["zh", "en"]
+
+
+def test_a_chat_may_have_languages_of_its_own(environ: dict[str, str]) -> None:
+    chats = {"oc_1": ["en"], "cid 它": ["en", "zh"]}
+    found = config.load(environ | {"CLAWDBOT_LANGUAGES": "zh", "CLAWDBOT_CHAT_LANGUAGES": json.dumps(chats)})
+    assert found.problems == ()
+    assert [spoken(found, name) for name in ("oc_1", "cid 它", "oc_2")] == [["en"], ["en", "zh"], ["zh"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cure"),
+    [
+        ("CLAWDBOT_LANGUAGES", "zh,fr", "'fr' is no language of the bot; choose of en, zh"),
+        ("CLAWDBOT_LANGUAGES", "zh,en,zh", "names zh twice"),
+        ("CLAWDBOT_LANGUAGES", "zh,", "'' is no language"),
+        ("CLAWDBOT_CHAT_LANGUAGES", "oc_1", 'must be a JSON object such as {"oc_1": ["en"]}'),
+        ("CLAWDBOT_CHAT_LANGUAGES", '{"oc_1": "en"}', 'oc_1: must be a list such as ["en"]'),
+        ("CLAWDBOT_CHAT_LANGUAGES", '{"oc_1": []}', 'oc_1: must be a list such as ["en"]'),
+        ("CLAWDBOT_CHAT_LANGUAGES", '{"oc_1": [7]}', "oc_1: '7' is no language"),
+    ],
+)
+def test_mistakes_in_the_languages(environ: dict[str, str], name: str, value: str, cure: str) -> None:
+    found = config.load(environ | {name: value})
+    [problem] = found.problems
+    assert (problem.key, problem.fatal) == (name, True)
+    assert cure in problem.cure
+    assert spoken(found, "oc_1"), "the bot speaks all the same"

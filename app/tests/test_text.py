@@ -90,7 +90,7 @@ def test_clean() -> None:
     assert text.clean(" a\0\ud800b ") == "a?b"
 
 
-NAMES = ("help", "reset", "status")
+NAMES = ("help", "reset", "status", "重置")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,18 @@ def test_commands_however_they_are_written(words: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
+        "/重置", "／重置", "、重置", "/ 重置", "／　重置", "\u3000/重置\u3000", "/重置。", "/重置！",
+        "\u200b/重置\u200b", "@小助手 /重置", "/重置 @小助手", "/重置@小助手", "@小助手\u2005／重置",
+    ],
+)  # fmt: skip
+def test_commands_of_a_chinese_keyboard(words: str) -> None:
+    assert text.command(words, NAMES) == "重置"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "重置", "/重置密码", "/重置 密码", "怎么 /重置", "//重置", "。重置", "/重",
         "reset", "/resets", "what does /reset do", "/reset now", "@Bot what does /reset", "/", "//reset", "/other", "",
         "x" * 500, "/reset @Bot please", "http://x/reset",
     ],

@@ -401,6 +401,12 @@ def presets(source: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+@functools.cache
+def languages(source: str) -> list[str]:
+    """The languages of the application in a folder: English, in which its texts are written, and its catalogues."""
+    return sorted(["en", *(file.stem for file in Path(source).glob("clawdbot/locale/*.po"))])
+
+
 def certificate_faults(certificate: str, key: str, name: str) -> tuple[str, str]:
     """What is wrong with a certificate for ``name`` and with its private key, both PEM; empty: nothing."""
     try:
@@ -803,6 +809,7 @@ class Preflight:
                 if not variables.get(name):
                     self.missing(name, f"is missing; {first} is set and needs it")
         self.check_chats(host, variables)
+        self.check_languages(host, variables)
         key = text(variables, "clawdbot_dingtalk_aes_key")
         if key and len(key) != AES_KEY_LENGTH:
             self.add("clawdbot_dingtalk_aes_key", f"has {len(key)} characters, DingTalk's have {AES_KEY_LENGTH}", host)
@@ -820,6 +827,23 @@ class Preflight:
         for name, option in self.options.items():
             if option.get("no_log") and re.search(UNWRITABLE, text(variables, name)):
                 self.add(name, UNWRITABLE_CURE, host)
+
+    def check_languages(self, host: str, variables: Mapping[str, Any]) -> None:
+        """The bot speaks the languages that it is to speak."""
+        known = languages(text(variables, "clawdbot_source") or str(PACKAGE / "app"))
+        chats = variables.get("clawdbot_chat_languages")
+        wanted = [("clawdbot_languages", "", variables.get("clawdbot_languages"))]
+        if isinstance(chats, Mapping):
+            wanted += [("clawdbot_chat_languages", f"{chat}: ", codes) for chat, codes in chats.items()]
+        for key, chat, codes in wanted:
+            if codes == [] or (chat and not isinstance(codes, list)):
+                self.add(key, f"{chat}must be a list of languages; write [{', '.join(known)}], or one of them", host)
+            names = [str(code) for code in codes] if isinstance(codes, list) else []
+            for code in dict.fromkeys(names):
+                if code not in known:
+                    self.add(key, f"{chat}{code!r} is no language of the bot; choose of {', '.join(known)}", host)
+                elif names.count(code) > 1:
+                    self.add(key, f"{chat}names {code} twice", host)
 
     def check_chats(self, host: str, variables: Mapping[str, Any]) -> None:
         """A chat for alerts may be absent, but not half there."""

@@ -36,6 +36,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         "model": env.sound(rules.model),
         "alerts": rules.alerts(env),
         "config_dir": config_dir,
+        **rules.speech(env),
         **rules.service(env),
     }
     for reader in (dingtalk_file, feishu_file, cache_file):

@@ -135,7 +135,7 @@ class Reader:
             return None
         return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
 
-    def fields(self, key: str, reserved: Mapping[str, str]) -> dict[str, Any]:
+    def fields(self, key: str, reserved: Mapping[str, str], *, example: str) -> dict[str, Any]:
         """A JSON object; ``reserved`` names the settings for the keys that it must not have."""
         value = self.take(key, "{}")
         try:
@@ -143,7 +143,7 @@ class Reader:
         except (TypeError, ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            self.problem(key, 'must be a JSON object such as {"enable_thinking": false}')
+            self.problem(key, f"must be a JSON object such as {example}")
             return {}
         for name in found.keys() & reserved.keys():
             self.problem(key, f"must not set {name}; use {reserved[name]}")

@@ -8,11 +8,12 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from clawdbot import languages
 from clawdbot.config.reader import Reader
 from clawdbot.config.settings import (
     Access,
@@ -23,6 +24,7 @@ from clawdbot.config.settings import (
     ModelConfig,
     RedisConfig,
 )
+from clawdbot.languages import Language
 from clawdbot.models import prompt
 from clawdbot.models.presets import presets
 
@@ -184,7 +186,7 @@ def model(reader: Reader) -> ModelConfig:
         temperature=reader.decimal("MODEL_TEMPERATURE", 0, 2),
         max_tokens=reader.number("MODEL_MAX_TOKENS", 0, 0, 1_000_000),
         answer_characters=reader.number("MODEL_ANSWER_CHARACTERS", 20_000, 100, 200_000),
-        extra_fields=reader.fields("MODEL_EXTRA_FIELDS", RESERVED_FIELDS),
+        extra_fields=reader.fields("MODEL_EXTRA_FIELDS", RESERVED_FIELDS, example='{"enable_thinking": false}'),
         stream=reader.flag("MODEL_STREAM", default=True),
         first_token_seconds=reader.number("MODEL_FIRST_TOKEN_SECONDS", 200, 1, 3600),
         idle_seconds=reader.number("MODEL_IDLE_SECONDS", 15, 1, 3600),
@@ -215,6 +217,33 @@ def alerts(reader: Reader) -> AlertsConfig:
         feishu_chat=reader.text("CLAWDBOT_ALERTS_FEISHU_CHAT", "give the group's chat_id, oc_...", default=""),
         former=_former(reader, {"token": ("CLAWDBOT_ALERTS_FORMER_TOKEN", token)}, "CLAWDBOT_ALERTS_FORMER_UNTIL"),
     )
+
+
+def speech(reader: Reader) -> dict[str, Any]:
+    """Which languages the bot speaks."""
+    key = "CLAWDBOT_CHAT_LANGUAGES"
+    chats = {}
+    for chat, codes in reader.fields(key, {}, example='{"oc_1": ["en"]}').items():
+        if isinstance(codes, list) and codes:
+            chats[chat] = _languages(reader, key, codes, of=f"{chat}: ")
+        else:
+            reader.problem(key, f'{chat}: must be a list such as ["en"]')
+    key = "CLAWDBOT_LANGUAGES"
+    own = reader.text(key, "give languages such as zh,en", default=languages.DEFAULT)
+    return {"languages": _languages(reader, key, own.split(",")), "chat_languages": chats}
+
+
+def _languages(reader: Reader, key: str, codes: Iterable[object], *, of: str = "") -> tuple[Language, ...]:
+    known = languages.known()
+    found: dict[str, Language] = {}
+    for code in [str(code).strip() for code in codes]:
+        if code not in known:
+            reader.problem(key, f"{of}{code!r} is no language of the bot; choose of {', '.join(known)}")
+        elif code in found:
+            reader.problem(key, f"{of}names {code} twice")
+        else:
+            found[code] = known[code]
+    return tuple(found.values()) or tuple(known.values())
 
 
 def service(reader: Reader) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clawdbot.config.reader import Problem
+from clawdbot.languages import Language
 from clawdbot.models.presets import Preset
 
 
@@ -157,7 +158,10 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. A platform or model that cannot work is None."""
+    """The whole configuration. A platform or model that cannot work is None.
+
+    Of several languages the first is the installation's own, or the chat's; see `clawdbot.languages.preferred`.
+    """
 
     config_dir: Path
     log_dir: Path
@@ -176,12 +180,18 @@ class Settings:
     feishu: FeishuConfig | None
     model: ModelConfig | None
     alerts: AlertsConfig
+    languages: tuple[Language, ...]
+    chat_languages: Mapping[str, tuple[Language, ...]]
     problems: tuple[Problem, ...]
 
     def former(self) -> dict[str, Former]:
         """Return the secrets that were replaced, by the part of the configuration that has some."""
         parts = {"dingtalk": self.dingtalk, "feishu": self.feishu, "alerts": self.alerts}
         return {name: part.former for name, part in parts.items() if part and part.former.values}
+
+    def languages_of(self, conversation: str) -> tuple[Language, ...]:
+        """Return the languages that the bot speaks in a conversation of the platform's id, at least one."""
+        return self.chat_languages.get(conversation, self.languages)
 
     def secrets(self) -> frozenset[str]:
         """Return every secret value, so that the log can refuse to print one."""
