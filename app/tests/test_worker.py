@@ -225,6 +225,7 @@ def test_cached_output_is_for_the_same_user_in_the_same_situation_only(rig: Rig)
 
 
 def test_commands(rig: Rig) -> None:
+    rig.platform.part_bytes = 2000
     help_text, status = talk(rig, "/HELP", "/status", sender_name="Li Lei")
     assert "/reset" in help_text
     assert "you: Li Lei" in status
