@@ -168,7 +168,8 @@ class Chat:
 
     def _ask(self, platform: Sender, message: Message) -> Answer:
         if message.unsupported:
-            return Answer(self._say(message, texts.UNSUPPORTED, kind=message.unsupported), "apologised")
+            kind = self._say(message, message.unsupported)
+            return Answer(self._say(message, texts.UNSUPPORTED, kind=kind), "apologised")
         try:
             return self._answer(platform, message)
         except Final as error:

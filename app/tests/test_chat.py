@@ -173,6 +173,14 @@ def test_help_is_in_all_languages_of_the_chat(rig: Rig) -> None:
     assert english == texts.HELP
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("audio", "语音"), ("file", "文件"), ("{kind}", "{kind}"), ("hologram", "hologram")]
+)
+def test_what_cannot_be_read_is_called_by_its_name(rig: Rig, kind: str, name: str) -> None:
+    speak(rig, ZH)
+    assert talk(rig, "", unsupported=kind) == [ZH.say(texts.UNSUPPORTED, kind=name)]
+
+
 def test_status_in_chinese(rig: Rig) -> None:
     speak(rig, ZH)
     [status] = talk(rig, "/状态", sender_name="李雷")

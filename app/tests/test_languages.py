@@ -42,7 +42,7 @@ def test_a_catalogue_says_what_it_is(code: str) -> None:
     headers = catalogue.read(languages.FOLDER / f"{code}.po").headers
     assert headers["Language"] == code
     assert headers["Content-Type"] == "text/plain; charset=UTF-8"
-    scripts = {unicodedata.name(character).split()[0] for character in map(chr, range(0x3000)) if character.isalpha()}
+    scripts = {unicodedata.name(character).split()[0] for character in map(chr, range(0x3100)) if character.isalpha()}
     assert KNOWN[code].scripts
     assert KNOWN[code].scripts <= scripts | {"CJK", "HANGUL"}
 
