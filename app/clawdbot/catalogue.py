@@ -98,8 +98,11 @@ def _parts(place: str, line: str) -> tuple[str, str]:
 
 def entry(text: str, translation: str = "", *, comment: str = "") -> str:
     """Return what stands in a catalogue for ``text``."""
-    said = [f"{keyword} {_quoted(value)}" for keyword, value in (("msgid", text), ("msgstr", translation))]
-    return "\n".join([f"#. {comment}", *said] if comment else said)
+    lines = [f"#. {comment}"] if comment else []
+    if "{" in text:
+        # Editors then check the fields themselves.
+        lines.append("#, python-brace-format")
+    return "\n".join([*lines, f"msgid {_quoted(text)}", f"msgstr {_quoted(translation)}"])
 
 
 def _quoted(text: str) -> str:

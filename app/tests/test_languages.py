@@ -24,10 +24,15 @@ def fields(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", TRANSLATED)
-def test_a_catalogue_has_every_text_and_no_other(code: str) -> None:
+def test_a_catalogue_has_every_text(code: str) -> None:
     found = catalogue.read(languages.FOLDER / f"{code}.po").texts
     missing = "\n\n".join(catalogue.entry(text, comment=name) for text, name in TEXTS.items() if text not in found)
     assert not missing, f"{code}.po lacks, or has as fuzzy or empty:\n\n{missing}\n"
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_a_catalogue_has_no_text_in_vain(code: str) -> None:
+    found = catalogue.read(languages.FOLDER / f"{code}.po").texts
     assert not found.keys() - TEXTS.keys(), f"{code}.po has what texts.py does not say any more"
 
 
