@@ -571,6 +571,7 @@ def test_an_address_at_which_nobody_else_is_reached_is_refused_among_several(add
         ({"clawdbot_chat_languages": {"oc_1": "en"}}, "clawdbot_chat_languages", "oc_1: must be a list of languages"),
         ({"clawdbot_chat_languages": {"oc_1": ["cn"]}}, "clawdbot_chat_languages", "oc_1: 'cn' is no language of"),
         ({"clawdbot_languages": ["en"], "clawdbot_chat_languages": {"oc_1": ["zh", "en"]}}, "", ""),
+        ({"clawdbot_languages": ["zh"], "clawdbot_source": "/an/application/without/catalogues"}, "", ""),
         ({"clawdbot_model_type": "ollama", "site_serial": [1, 3, "25%", "100%"]}, "", ""),
     ],
 )

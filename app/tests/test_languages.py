@@ -108,6 +108,13 @@ def test_what_was_said_before_tells_where_the_last_words_do_not() -> None:
     assert languages.preferred((ZH, EN), ["/reset", "ok", "how are you", "你好"]) == (EN, ZH)
 
 
+def test_of_two_languages_that_share_a_script_the_one_that_explains_more_is_meant() -> None:
+    japanese = languages.Language("ja", frozenset({"HIRAGANA", "KATAKANA", "CJK"}), {})
+    for own in ((ZH, japanese), (japanese, ZH)):
+        assert languages.preferred(own, ["日本語で話して"])[0] is japanese
+        assert languages.preferred(own, ["日本語話"])[0] is own[0]
+
+
 def test_only_languages_of_the_chat_are_spoken() -> None:
     assert languages.preferred((ZH,), ["how are you"]) == (ZH,)
 

@@ -403,8 +403,9 @@ def presets(source: str) -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def languages(source: str) -> list[str]:
-    """The languages of the application in a folder: English, in which its texts are written, and its catalogues."""
-    return sorted(["en", *(file.stem for file in Path(source).glob("clawdbot/locale/*.po"))])
+    """The languages of the application in a folder: its catalogues, and English; empty where it has no catalogues."""
+    found = [file.stem for file in Path(source).glob("clawdbot/locale/*.po")]
+    return sorted([*found, "en"]) if found else []
 
 
 def certificate_faults(certificate: str, key: str, name: str) -> tuple[str, str]:
@@ -831,6 +832,8 @@ class Preflight:
     def check_languages(self, host: str, variables: Mapping[str, Any]) -> None:
         """The bot speaks the languages that it is to speak."""
         known = languages(text(variables, "clawdbot_source") or str(PACKAGE / "app"))
+        if not known:
+            return
         chats = variables.get("clawdbot_chat_languages")
         wanted = [("clawdbot_languages", "", variables.get("clawdbot_languages"))]
         if isinstance(chats, Mapping):
