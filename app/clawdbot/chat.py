@@ -161,6 +161,8 @@ class Chat:
             say(texts.STATUS_MODEL, name=model.name, model=model.model) if model else say(texts.STATUS_NO_MODEL),
             say(texts.STATUS_TURNS, count=len(self._sessions.find(message))),
             say(texts.STATUS_WAITING, count=depth.messages),
+            # Settings for single chats go by it, and DingTalk shows it nowhere.
+            say(texts.STATUS_CHAT, id=message.conversation),
         ]
         if name := platform.user_name(message):
             lines.insert(0, say(texts.STATUS_USER, name=name))

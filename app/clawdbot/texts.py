@@ -23,6 +23,7 @@ STATUS_MODEL = "model: {name} ({model})"
 STATUS_NO_MODEL = "model: none"
 STATUS_TURNS = "turns remembered: {count}"
 STATUS_WAITING = "messages waiting: {count}"
+STATUS_CHAT = "id of this chat: {id}"
 
 # What the bot cannot do for this person, or not with this message.
 NOT_ALLOWED = "You are not on the list of people who may use this bot. Please ask the person who runs it."

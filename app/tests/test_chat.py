@@ -184,7 +184,13 @@ def test_what_cannot_be_read_is_called_by_its_name(rig: Rig, kind: str, name: st
 def test_status_in_chinese(rig: Rig) -> None:
     speak(rig, ZH)
     [status] = talk(rig, "/状态", sender_name="李雷")
-    assert status.splitlines()[:3] == ["用户：李雷", "模型：echo（echo）", "已记住的对话：0 轮"]
+    assert status.splitlines() == [
+        "用户：李雷",
+        "模型：echo（echo）",
+        "已记住的对话：0 轮",
+        "排队中的消息：1 条",
+        "会话 ID：c",
+    ]
 
 
 def test_notes_behind_an_answer_are_in_the_users_language(rig: Rig) -> None:
