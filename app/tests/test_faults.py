@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from clawdbot import texts
+from clawdbot import languages, texts
 from clawdbot_simulator.records import Record
 from clawdbot_simulator.users import DingTalk, Feishu, Question
 from PIL import Image
@@ -109,6 +109,16 @@ def test_refused_key_is_told_at_once(bot: Site, users: Users, platform: str) -> 
     assert ask(bot, users, platform) == [texts.MISCONFIGURED]
     page = requests.get(f"{bot.url}/metrics", timeout=5).text
     assert 'clawdbot_model_calls_total{outcome="auth",provider="gpt"}' in page
+
+
+@BOTH
+def test_whoever_writes_chinese_is_answered_in_it(bot: Site, users: Users, platform: str) -> None:
+    chinese = languages.known()["zh"]
+    bot.control.add_fault("model.*", "expired_token")
+    for words, said in (("请问怎么办", texts.MISCONFIGURED), ("/重置", texts.RESET)):
+        question = users[platform].text(f"李 {next(number)}", words)
+        tell(bot, question)
+        assert answers(bot, question) == [chinese.say(said)]
 
 
 @BOTH
