@@ -94,7 +94,7 @@ def test_updates_and_reboots_of_the_nodes_cost_no_request(site: Installation) ->
     before = {name: booted(site.on(name)) for name in (*nodes, "lb1")}
     with site.load() as summary:
         said = site.play("playbooks/patch.yml")
-    print(*summary)
+        print(said)
     assert "package: clawdbot-test" in said
     after = {name: booted(site.on(name)) for name in (*nodes, "lb1")}
     assert {name for name in before if before[name] != after[name]} == set(nodes)
