@@ -92,7 +92,7 @@ def test_updates_and_reboots_of_the_nodes_cost_no_request(site: Installation) ->
         site.reboots_like_a_machine(name)
         site.on(name).check_output("sudo touch /run/reboot-required")
     before = {name: booted(site.on(name)) for name in (*nodes, "lb1")}
-    with site.load() as summary:
+    with site.load():
         said = site.play("playbooks/patch.yml")
         print(said)
     assert "package: clawdbot-test" in said
