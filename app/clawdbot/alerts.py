@@ -21,7 +21,7 @@ import redis
 from flask import Flask, Response, jsonify, request
 from prometheus_client import Counter
 
-from clawdbot import former, languages, texts
+from clawdbot import languages, texts
 from clawdbot.cache import Cache
 from clawdbot.clock import now_ms
 from clawdbot.config import Settings
@@ -259,8 +259,7 @@ def install(app: Flask, settings: Settings, client: redis.Redis, clock: Callable
         if not settings.alerts.token:
             return _answer("switched_off", "alerts have no token; set CLAWDBOT_ALERTS_TOKEN", 404)
         try:
-            _, token = former.first(settings.alerts.accepted("token", clock()), verify)
-            uses.note("alerts", token)
+            uses.first("alerts", settings.alerts.accepted("token", clock()), verify)
             notification = parse(read(request.environ))
         except Refusal as refusal:
             return _answer(refusal.reason, PUBLIC[refusal.status], refusal.status)

@@ -170,8 +170,8 @@ class Chat:
 
     def _ask(self, platform: Sender, message: Message) -> Answer:
         if message.unsupported:
-            kind = self._say(message, message.unsupported)
-            return Answer(self._say(message, texts.UNSUPPORTED, kind=kind), "apologised")
+            say = self._languages(message)[0].say
+            return Answer(say(texts.UNSUPPORTED, kind=say(message.unsupported)), "apologised")
         try:
             return self._answer(platform, message)
         except Final as error:

@@ -69,6 +69,14 @@ class Uses:
                 # A counter that begins with its first event has no increase to be alerted of.
                 metrics.FORMER_SECRETS.labels(part, name)
 
+    def first(
+        self, part: str, secrets: Sequence[Secret], use: Callable[[str], T], refused: type[ClawdbotError] = Refusal
+    ) -> T:
+        """Return what ``use`` makes of the first secret that it takes, and note which that was; see `first`."""
+        found, secret = first(secrets, use, refused)
+        self.note(part, secret)
+        return found
+
     def note(self, part: str, *secrets: Secret) -> None:
         """Count those of ``secrets`` that are former ones; a Redis that is away is told the next time."""
         for name in (secret.former for secret in secrets if secret.former):

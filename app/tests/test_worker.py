@@ -810,7 +810,7 @@ def test_a_lease_is_not_left_to_run_out_when_redis_restarts(rig: Rig, redis_serv
     original = worker._chat.session_after
 
     def session_after(message: Message, answer: Answer) -> str | None:
-        worker._chat.session_after = original  # type: ignore[method-assign]
+        worker._chat.session_after = original  # type: ignore[method-assign]  # a method again
         redis_server.kill()
         threading.Timer(1.0, redis_server.start).start()
         return original(message, answer)

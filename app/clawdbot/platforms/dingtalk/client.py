@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from clawdbot import former, http, markdown, metrics, text
+from clawdbot import http, markdown, metrics, text
 from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig
 from clawdbot.errors import Final, Retry, Unsure
@@ -195,9 +195,7 @@ class DingTalkSender:
     def _fetch_token(self) -> tuple[str, float]:
         """Fetch an access token; a platform that refuses our secret may still have the former one."""
         secrets = self._config.accepted("app_secret", now_ms())
-        token, secret = former.first(secrets, self._fetch_token_with, Final)
-        self._uses.note(self.name, secret)
-        return token
+        return self._uses.first(self.name, secrets, self._fetch_token_with, Final)
 
     def _fetch_token_with(self, app_secret: str) -> tuple[str, float]:
         body = {"appKey": self._config.app_key, "appSecret": app_secret}

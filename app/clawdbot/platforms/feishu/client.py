@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from clawdbot import former, markdown, metrics, text
+from clawdbot import markdown, metrics, text
 from clawdbot.clock import now_ms
 from clawdbot.config import FeishuConfig
 from clawdbot.errors import Final, Refusal, Retry
@@ -177,9 +177,7 @@ class FeishuSender:
     def _fetch_token(self) -> tuple[str, float]:
         """Fetch an access token; a platform that refuses our secret may still have the former one."""
         secrets = self._config.accepted("app_secret", now_ms())
-        token, secret = former.first(secrets, self._fetch_token_with, Final)
-        self._uses.note(self.name, secret)
-        return token
+        return self._uses.first(self.name, secrets, self._fetch_token_with, Final)
 
     def _fetch_token_with(self, app_secret: str) -> tuple[str, float]:
         url = f"{self._config.api_base_url}/open-apis/auth/v3/tenant_access_token/internal"
