@@ -104,9 +104,17 @@ docs: .venv/.done ## write the roles' READMEs from their argument specs
 	docs/role_readmes.py
 
 .PHONY: unit
-unit: unit-app .venv/.done app/.venv/.done ## unit tests of the package, the bot and the simulator
-	@$(call say,Unit tests of the package and the simulator)
+unit: unit-app unit-package unit-simulator ## unit tests of the bot, the package and the simulator
+
+.PHONY: unit-package
+unit-package: .venv/.done app/.venv/.done
+	@sandbox/bootstrap.sh packages redis-tools
+	@$(call say,Unit tests of the package)
 	pytest
+
+.PHONY: unit-simulator
+unit-simulator: app/.venv/.done
+	@$(call say,Unit tests of the simulator)
 	cd simulator && ../app/.venv/bin/python -m pytest
 
 .PHONY: unit-app
