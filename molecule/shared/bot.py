@@ -12,14 +12,15 @@ from installation import ROOT
 from testinfra.host import Host
 
 READY = "http://127.0.0.1:18789/ready"
+HEALTH = "http://127.0.0.1:18789/health"
 # Asks the bot itself, again and again; the balancer would forgive a refusal.
 ASK = """
-import json, signal, time, urllib.request
+import json, signal, sys, time, urllib.request
 said = {"answered": 0, "failed": []}
 signal.signal(signal.SIGTERM, lambda *_: exit(print(json.dumps(said))))
 while True:
     try:
-        urllib.request.urlopen("http://127.0.0.1:18789/health", timeout=60).read()
+        urllib.request.urlopen(sys.argv[1], timeout=60).read()
         said["answered"] += 1
     except OSError as error:
         said["failed"].append(str(error))
@@ -35,10 +36,10 @@ def wait_until_ready(host: Host) -> None:
 
 
 @contextmanager
-def nobody_refused(host: Host) -> Iterator[None]:
-    """While the block lasts, every request of the host to its own bot is answered."""
+def nobody_refused(host: Host, url: str = HEALTH) -> Iterator[None]:
+    """While the block lasts, every request of the host to its own bot, or to ``url``, is answered."""
     host.check_output(
-        "sudo systemd-run --quiet --unit=ask --property=StandardOutput=truncate:/run/ask python3 -c %s", ASK
+        "sudo systemd-run --quiet --unit=ask --property=StandardOutput=truncate:/run/ask python3 -c %s %s", ASK, url
     )
     try:
         host.check_output("sleep 1")  # it has begun by then

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from bot import nobody_refused
 from testinfra.host import Host
 
 SITE = "/etc/nginx/conf.d/test.conf"
@@ -119,3 +120,16 @@ def test_killed_master_comes_back(host: Host) -> None:
         host.check_output("systemctl kill --signal=KILL nginx; sleep 0.7")
     host.check_output("timeout 10 sh -c 'until systemctl is-active -q nginx; do sleep 0.1; done'")
     assert "Active connections" in get(host, 8080, "/stub_status")
+
+
+def test_an_updated_library_is_taken_without_refusing_anybody(host: Host) -> None:
+    host.check_output("DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends needrestart")
+    maps = "/proc/$(cat /run/nginx.pid)/maps"
+    library = host.check_output(f"grep -o '/.*/libcrypto.*' {maps} | head -n 1")
+    host.check_output(f"cp --archive {library} {library}.new && mv {library}.new {library}")
+    with nobody_refused(host, "http://127.0.0.1:8080/stub_status"):
+        host.check_output("DEBIAN_FRONTEND=noninteractive needrestart -r a")
+    assert host.run(f"grep -q '{library} (deleted)' {maps}").rc == 1
+    # The former process is there until the requests of its workers are over.
+    write_site(host, "server { listen 127.0.0.1:8081; location / { return 200 fine; } }")
+    assert apply(host) == (0, "changed\n")

@@ -26,6 +26,8 @@ STATE = Path("/var/lib/clawdbot-nginx")
 GOOD = STATE / "good"
 REFUSED = STATE / "refused"
 ERROR_LOG = Path("/var/log/nginx/error.log")
+# systemd learns late that the binary was changed: when the requests of the old process are over.
+PID = Path("/run/nginx.pid")
 # A new configuration of 500 upstream servers is in effect after well under a second.
 RELOAD_SECONDS = 15.0
 
@@ -68,7 +70,8 @@ def copy(source: Path, target: Path) -> None:
 def workers() -> set[int]:
     """Process ids of the workers that take new connections."""
     found = set()
-    for child in run("pgrep", "--parent", unit("MainPID")).stdout.split():
+    master = PID.read_text().strip() if PID.exists() else "0"
+    for child in run("pgrep", "--parent", master).stdout.split():
         try:
             title = Path(f"/proc/{child}/cmdline").read_bytes()
         except OSError:  # it ended meanwhile
