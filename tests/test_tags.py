@@ -13,7 +13,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ROLES = sorted(path.parent.parent.name for path in ROOT.glob("roles/*/tasks/main.yml"))
 PARTS = ("install", "configure", "verify")
 # Parts of these roles that belong to other roles' work: a node's turn, a host that leaves, the first login.
-OTHERS = {"member.yml", "drained.yml", "leave.yml", "stop.yml", "helpers.yml", "connect.yml", "package_lists.yml"}
+OTHERS = {
+    "member.yml",
+    "drained.yml",
+    "leave.yml",
+    "absent.yml",
+    "no_dashboard.yml",
+    "helpers.yml",
+    "connect.yml",
+    "package_lists.yml",
+}
 
 
 @dataclass(frozen=True)

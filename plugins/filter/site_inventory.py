@@ -187,7 +187,7 @@ def site_firewall(
     """
     rules = []
     for service in services:
-        if service["on"] != "site" and host not in groups.get(service["on"], []):
+        if host not in (site_hosts(groups) if service["on"] == "site" else groups.get(service["on"], [])):
             continue
         users = service["to"]
         if users == "any":
@@ -224,6 +224,15 @@ def site_behind(
         ]
         for name, each in agreements.items()
     }
+
+
+def site_unsucceeded(groups: Mapping[str, list[str]], hostvars: HostVars) -> list[str]:
+    """Groups whose services no host of theirs has yet, as playbooks/leave.yml saw it: who leaves them, leaves last."""
+
+    def has(host: str, group: str) -> bool:
+        return group in (hostvars[host].get("__leave_look") or {}).get("stdout_lines", [])
+
+    return [group for group in SITE_GROUPS if groups[group] and not any(has(host, group) for host in groups[group])]
 
 
 def site_members(hosts: Iterable[str], hostvars: HostVars, port: int, here: str = "") -> list[dict[str, Any]]:
@@ -364,6 +373,7 @@ class FilterModule:
             "site_firewall": site_firewall,
             "site_agreed": site_agreed,
             "site_behind": site_behind,
+            "site_unsucceeded": site_unsucceeded,
             "site_members": site_members,
             "site_certificate": site_certificate,
             "site_alert_nodes": site_alert_nodes,

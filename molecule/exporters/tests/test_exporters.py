@@ -76,5 +76,7 @@ def test_exporter_that_is_taken_off_the_list_rests(host: Host) -> None:
     for exporter in ("nginx", "redis", "blackbox"):
         assert not host.service(f"prometheus-{exporter}-exporter").is_running
         assert not host.service(f"prometheus-{exporter}-exporter").is_enabled
+        # With it goes what it was told, such as the password of Redis.
+        assert not host.file(f"/etc/default/prometheus-{exporter}-exporter").exists
     assert converge(CONVERGE, name).returncode == 0
     assert host.service("prometheus-redis-exporter").is_running

@@ -214,6 +214,9 @@ def test_what_is_served_follows_kind_authority_and_name() -> None:
         with pytest.raises(ssl.SSLError):
             post_tls(host, name, issuer())
         assert not renews(host)
+        with host.sudo():
+            for left in ("/etc/nginx/tls/certbot.env", "/etc/systemd/system/certbot.service.d", "/var/www/acme"):
+                assert not host.file(left).exists, left
 
     change()
     for host, name in balancers.items():
