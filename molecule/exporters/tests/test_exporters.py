@@ -76,6 +76,8 @@ def test_exporter_that_is_taken_off_the_list_rests(host: Host) -> None:
     for exporter in ("nginx", "redis", "blackbox"):
         assert not host.service(f"prometheus-{exporter}-exporter").is_running
         assert not host.service(f"prometheus-{exporter}-exporter").is_enabled
+        # One that ends by a signal has failed, and there would be an alarm about it.
+        assert host.run(f"systemctl is-failed prometheus-{exporter}-exporter").stdout == "inactive\n"
         # With it goes what it was told, such as the password of Redis.
         assert not host.file(f"/etc/default/prometheus-{exporter}-exporter").exists
     assert converge(CONVERGE, name).returncode == 0
