@@ -106,6 +106,14 @@ def test_a_tasks_own_variables_hide_none_of_the_users(role: str) -> None:
         assert not foreign, path
 
 
+def test_no_restart_is_lost_with_the_run_that_found_it_due() -> None:
+    """Services run what is written because that is compared (action ``in_effect``), not because a task was told."""
+    assert not list(ROOT.glob("roles/*/handlers"))
+    for file in [*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/**/*.yml")]:
+        told = re.search(r"^ *(notify:|state: .*(restarted|reloaded)).*", file.read_text("utf-8"), re.MULTILINE)
+        assert not told, f"{file}: {told[0].strip()}"
+
+
 def test_no_list_loses_its_order() -> None:
     """Ansible makes a set of lists that it subtracts: which host is the first differs from run to run."""
     files = [path for folder in ("roles", "playbooks") for path in (ROOT / folder).rglob("*") if path.is_file()]

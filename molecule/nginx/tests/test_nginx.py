@@ -115,6 +115,20 @@ def test_unapplied_file_is_applied_by_the_next_run(host: Host) -> None:
     assert get(host, 8081).endswith("fine")
 
 
+def test_unit_that_systemd_has_read_and_nginx_not_is_taken_by_the_next_run(host: Host) -> None:
+    """The run that wrote it died, and another one told systemd of something else."""
+    process, drop_in = "systemctl show -P MainPID nginx", "/etc/systemd/system/nginx.service.d/test.conf"
+    before = host.check_output(process)
+    host.check_output(f"printf '[Service]\\nLimitCORE=0\\n' >{drop_in}; systemctl daemon-reload")
+    try:
+        assert apply(host) == (0, "changed\n")
+        assert host.check_output(process) != before
+        assert apply(host) == (0, "")
+    finally:
+        host.check_output(f"rm {drop_in}")
+        assert apply(host) == (0, "changed\n")
+
+
 def test_killed_master_comes_back(host: Host) -> None:
     for _ in range(7):
         host.check_output("systemctl kill --signal=KILL nginx; sleep 0.7")

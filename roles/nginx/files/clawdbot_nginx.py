@@ -25,6 +25,9 @@ LIVE = Path("/etc/nginx")
 STATE = Path("/var/lib/clawdbot-nginx")
 GOOD = STATE / "good"
 REFUSED = STATE / "refused"
+# The drop-ins of the unit, and those that Nginx was started with: systemd tells what it has read, not what runs.
+DROP_INS = Path("/etc/systemd/system/nginx.service.d")
+STARTED_WITH = STATE / "unit"
 ERROR_LOG = Path("/var/log/nginx/error.log")
 # systemd learns late that the binary was changed: when the requests of the old process are over.
 PID = Path("/run/nginx.pid")
@@ -102,12 +105,18 @@ def reload() -> set[int]:
     return old
 
 
+def runs() -> bool:
+    """Whether Nginx runs, with its unit as it is written; where an earlier version noted nothing, that is assumed."""
+    written = same(DROP_INS, STARTED_WITH) if STARTED_WITH.exists() else GOOD.exists()
+    return written and unit("ActiveState") == "active" and unit("NeedDaemonReload") == "no"
+
+
 def take() -> set[int]:
     """Makes Nginx run what lies in /etc/nginx. Returns the workers it replaced; raises Refused."""
     test = run("nginx", "-t", "-q")
     if test.returncode:
         raise Refused(test.stderr.strip())
-    if unit("ActiveState") == "active" and unit("NeedDaemonReload") == "no":
+    if runs():
         return reload()
     run("systemctl", "daemon-reload")
     start = run("systemctl", "restart", "nginx.service")
@@ -125,8 +134,7 @@ def wait_until_gone(pids: set[int], seconds: float) -> None:
 
 def apply(drain: float) -> bool:
     """Puts /etc/nginx into effect; returns whether there was something to do, raises Refused."""
-    running = unit("ActiveState") == "active" and unit("NeedDaemonReload") == "no"
-    if running and GOOD.exists() and same(LIVE, GOOD):
+    if runs() and GOOD.exists() and same(LIVE, GOOD):
         return False
     try:
         old = take()
@@ -137,6 +145,7 @@ def apply(drain: float) -> bool:
             run("systemctl", "reload-or-restart", "nginx.service")
         raise
     copy(LIVE, GOOD)
+    copy(DROP_INS, STARTED_WITH)
     wait_until_gone(old, drain)
     return True
 
