@@ -95,7 +95,7 @@ lint: .venv/.done app/.venv/.done ## yamllint, ansible-lint (production), ruff, 
 	ruff format --check .
 	ruff check .
 	shellcheck -x $(SHELL_SCRIPTS)
-	mypy plugins roles/*/library $(wildcard roles/*/files/*.py) tests docs bench/site.py bench/balance.py molecule sandbox/image
+	mypy plugins $(wildcard roles/*/files/*.py) tests docs bench/site.py bench/balance.py molecule sandbox/image
 	cd app && .venv/bin/mypy
 	cd simulator && ../app/.venv/bin/mypy
 

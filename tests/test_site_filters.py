@@ -105,7 +105,10 @@ def test_the_port_through_which_others_are_reached_is_known(arguments: str, port
 
 def test_a_host_through_which_others_are_reached_keeps_forwarding(tmp_path: Path) -> None:
     play = {"hosts": "all", "connection": "local", "gather_facts": False}
-    play |= {"vars_files": [str(PLAYBOOKS.parent / "roles/ssh/defaults/main.yml")]}
+    defaults = yaml.safe_load((PLAYBOOKS.parent / "roles/ssh/defaults/main.yml").read_text("utf-8"))
+    harden = yaml.safe_load((PLAYBOOKS / "harden.yml").read_text("utf-8"))[1]["vars"]
+    names = ("ssh_jump_host", "ssh_allow_tcp_forwarding")
+    play |= {"vars": {name: (defaults | harden)[name] for name in names}}
     play |= {"tasks": [{"ansible.builtin.debug": {"msg": "{{ inventory_hostname }}: {{ ssh_allow_tcp_forwarding }}."}}]}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), "utf-8")
     hosts = "one ansible_host=203.0.113.5 site_address=10.0.0.5\ntwo ansible_host=203.0.113.6\n"

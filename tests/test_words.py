@@ -6,28 +6,37 @@ from pathlib import Path
 import pytest
 import site_inventory as site
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = {"no", "yes", "on", "off", "true", "false"}
 
 
 @pytest.mark.parametrize(
-    ("written", "no", "meant"),
+    ("role", "name", "written", "meant"),
     [
-        ("off", "none", "none"),
-        ("'off'", "none", "none"),
-        ("none", "none", "none"),
-        ("acme", "none", "acme"),
-        ("no", "no", "no"),
-        ("yes", "no", "yes"),
-        ("prohibit-password", "no", "prohibit-password"),
+        ("loadbalancer", "loadbalancer_tls", "off", "none"),
+        ("loadbalancer", "loadbalancer_tls", "'off'", "none"),
+        ("loadbalancer", "loadbalancer_tls", "none", "none"),
+        ("loadbalancer", "loadbalancer_tls", "acme", "acme"),
+        ("ssh", "ssh_permit_root_login", "no", "no"),
+        ("ssh", "ssh_permit_root_login", "'yes'", "yes"),
+        ("ssh", "ssh_permit_root_login", "yes", "yes"),
+        ("ssh", "ssh_permit_root_login", "prohibit-password", "prohibit-password"),
     ],
 )
-def test_quotes_make_no_difference(written: str, no: str, meant: str) -> None:
-    assert site.worded(yaml.safe_load(written), no=no) == meant
+def test_quotes_make_no_difference(role: str, name: str, written: str, meant: str) -> None:
+    files = (ROOT / f"roles/{role}/vars/main.yml", ROOT / "roles/ssh/templates/sshd.conf.j2")
+    text = "\n".join(file.read_text("utf-8") for file in files)
+    found = re.search(rf"{{{{ ({name} \| .*?) }}}}", text)
+    assert found, name
+    variables = {name: yaml.safe_load(written)}
+    templar = Templar(loader=DataLoader(), variables=variables)
+    assert templar.template(trust_as_template(f"{{{{ {found[1]} }}}}")) == meant
 
 
-def test_every_such_choice_is_read_through_a_filter() -> None:
+def test_every_such_choice_is_read_as_a_word() -> None:
     """Where a template reads it, or where the one internal variable is made that all others read."""
     found = {}
     for spec in ROOT.glob("roles/*/meta/argument_specs.yml"):
@@ -41,7 +50,7 @@ def test_every_such_choice_is_read_through_a_filter() -> None:
     assert set(found) >= {"loadbalancer_tls", "ssh_permit_root_login", "ssh_allow_tcp_forwarding"}
     for name, uses in found.items():
         assert uses, name
-        assert all(use.startswith((" | worded", " | string | lower")) for use in uses), (name, uses)
+        assert all(use.startswith(" | string | lower") for use in uses), (name, uses)
 
 
 @pytest.mark.parametrize(

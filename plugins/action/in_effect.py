@@ -35,19 +35,7 @@ ABSENT = {
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
     """Each thing is brought into force when its files are not those it took last, or when its check fails.
 
-    Options:
-        things (list[dict], required): what is to run what is written.
-            unit (str): a unit of systemd that shall be enabled and run, restarted if need be; or
-            name (str): name of something else, with
-            run (str): a shell script that brings the files into force; -e and -u are set.
-            check (str): a shell script that says by its exit status whether it is in force still.
-            files (list[path]): what it reads; patterns are expanded, ``**/*`` too.
-            reload_files (list[path]): what it reads again without a restart.
-            reload (str): a shell script for these; a unit is reloaded.
-            state (str): with absent the unit is stopped and disabled, if there is one.
-
-    Returns:
-        ``applied`` (list[str]): the names of those that were not up to date.
+    Its options: see ``plugins/modules``.
     """
 
     _VALID_ARGS = frozenset({"things"})

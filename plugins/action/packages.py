@@ -25,11 +25,7 @@ PLAIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]+)(:(?P<architecture>[a-z0-9-]+
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
     """Each package is installed without those that it recommends, from lists that are at most an hour old.
 
-    Options:
-        name (list[str] | str, required): the packages, each as ``ansible.builtin.apt`` takes it.
-
-    Returns:
-        what ``ansible.builtin.apt`` returns, if it was needed.
+    Its options: see ``plugins/modules``.
     """
 
     _VALID_ARGS = frozenset({"name"})

@@ -23,16 +23,7 @@ COMMAND = shlex.join(["/usr/bin/python3", "-Ic", LOAD])
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
     """The present values are accepted, and the former ones as long as they are not closed.
 
-    Options:
-        values (dict): the present value of all that this host offers to others, by name. What is not named any more is
-            forgotten. Of a secret a digest, since the note outlives it.
-        close (list[str]): names of those whose former values nobody uses any more.
-        open (bool): whether another value than was noted before may be; if not, nothing is noted where there is one.
-
-    Returns:
-        ``former`` (dict): former values that are still accepted, the newest first; names that have none are left out.
-        ``opened`` (list[str]): names of those whose present value is another one than was noted before.
-        ``closed`` (list[str]): names of those that had some until now.
+    Its options: see ``plugins/modules``.
     """
 
     _VALID_ARGS = frozenset({"values", "close", "open"})

@@ -83,12 +83,7 @@ def findings(
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
-    """Looks at every host of the play that this run has logged in to.
-
-    Options:
-        alone (bool, required): whether the installation has no other host.
-        private (list[str], required): its hosts that the others reach at a private address.
-    """
+    """Looks at every host of the play that this run has logged in to. Its options: see ``plugins/modules``."""
 
     _requires_connection = False
 

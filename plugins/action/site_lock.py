@@ -90,14 +90,7 @@ def is_dead(holder: str) -> bool:
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
     """Takes the note or frees it; fails when another run holds it. Taking it again renews the lease.
 
-    Options:
-        state (str): taken, the default, or free.
-        lease (int): seconds after which a run that gives no sign of life is forgotten.
-        take_over (bool): take it whoever holds it.
-        path (path): file of the note on the host.
-
-    Returns:
-        ``taken`` {host, path}: where the note now lies; absent when it is free, and in check mode.
+    Its options: see ``plugins/modules``.
     """
 
     _VALID_ARGS = frozenset({"state", "lease", "take_over", "path"})

@@ -874,7 +874,7 @@ class Undefined(str):
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
-    """``site_preflight:`` takes no arguments; it fails with one message that lists everything."""
+    """Options and what is returned: see ``plugins/modules``."""
 
     _requires_connection = False
 

@@ -122,17 +122,7 @@ def added(
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
-    """Options.
-
-    Options:
-        path (path): the file; ``group_vars/all/secrets.yml`` of the first inventory by default.
-        everything (bool): make up what others issue as well, for a sandbox.
-        extra (list[str]): more names to make up.
-
-    Returns:
-        ``path`` (str), ``made`` (list[str]): names that got a value, ``encrypted`` (bool),
-        ``issued`` (list[str]): who has to be asked for what.
-    """
+    """Options and what is returned: see ``plugins/modules``."""
 
     _requires_connection = False
 

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
-HOST = Path(__file__).parent.parent / "host" / "text_files.py"
+HOST = Path(__file__).resolve().parent.parent / "host" / "text_files.py"
 # Program and data both come on standard input, so that neither is in the process list or in sudo's log.
 LOAD = "import sys; exec(compile(sys.stdin.read(int(sys.stdin.readline())), 'text_files', 'exec'))"
 COMMAND = shlex.join(["/usr/bin/python3", "-Ic", LOAD])
@@ -26,18 +26,7 @@ DEFAULTS = {"mode": "0644", "owner": "root", "group": "root", "state": "present"
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
     """Each file is replaced as a whole, atomically; a missing folder is made, for root, as closed as the file.
 
-    Options:
-        files (list[dict], required): the files.
-            path (path, required): where the file is; a link is followed.
-            template (str): its source, a template of the role, or
-            file (str): a file of the role or a path on the controller, or
-            content (str): the text itself. One of the three, unless the file is to be absent.
-            mode (str): its permissions, octal; 0644 by default.
-            owner, group (str): to whom it belongs, root by default; in check mode they may be missing yet.
-            state (str): present, the default, or absent.
-
-    Returns:
-        ``paths`` (list[str]): the files that changed.
+    Its options: see ``plugins/modules``.
     """
 
     _VALID_ARGS = frozenset({"files"})

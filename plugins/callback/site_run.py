@@ -19,6 +19,15 @@ from ansible.playbook.play import Play
 from ansible.plugins.callback import CallbackBase
 from ansible.vars.hostvars import HostVars
 
+DOCUMENTATION = r"""
+name: site_run
+type: aggregate
+short_description: Frees the note of a run, however the run ends
+description:
+  - It acts where M(clawdbot.ops.site_lock) has taken a note, and says nothing unless that could not be freed.
+author: [clawdbot-ops]
+"""
+
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible is not typed
     """Says nothing unless the note could not be freed."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-import urllib.parse
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -270,7 +269,8 @@ def site_members(hosts: Iterable[str], hostvars: HostVars, port: int, here: str 
 def site_certificate(balancers: Iterable[str], hostvars: HostVars) -> str:
     """Where the certificate of ``balancers`` comes from: loadbalancer_tls of the first; "none" without balancers."""
     for host in balancers:
-        return worded(hostvars[host].get("loadbalancer_tls", "selfsigned"), no="none")
+        kind = str(hostvars[host].get("loadbalancer_tls", "selfsigned")).lower()
+        return "none" if kind in ("off", "no", "false") else kind  # YAML 1.1 makes a boolean of the word without quotes
     return "none"
 
 
@@ -314,20 +314,6 @@ def site_url(scheme: str, host: str, port: int | str) -> str:
     return f"{scheme}://{name}" if int(port) == {"http": 80, "https": 443}[scheme] else f"{scheme}://{name}:{port}"
 
 
-def worded(value: object, no: str = "no", yes: str = "yes") -> str:
-    """A choice between words, some of which YAML 1.1 makes a boolean of when they are not quoted (``off``, ``yes``).
-
-    Args:
-        value: what the user wrote, as YAML has read it.
-        no: the word among the choices for "false", by whatever name.
-        yes: the same for "true".
-    """
-    text = str(value)
-    if text.lower() in ("no", "off", "false"):
-        return no
-    return yes if text.lower() in ("yes", "on", "true") else text
-
-
 def site_batch(hosts: Collection[str], forks: int) -> int:
     """How many hosts do their tasks together, so that none waits for others between a change and its proof.
 
@@ -340,18 +326,6 @@ def site_batch(hosts: Collection[str], forks: int) -> int:
     """
     rounds = max(1, math.ceil(len(hosts) / max(1, int(forks))))
     return max(1, math.ceil(len(hosts) / rounds))
-
-
-def credentials(url: str) -> list[str]:
-    """Account and password that stand in a URL, decoded; empty where none do (RFC 3986, section 3.2.1)."""
-    account, at, _ = urllib.parse.urlsplit(url).netloc.rpartition("@")
-    return [urllib.parse.unquote(part) for part in account.partition(":")[::2]] if at else []
-
-
-def without_credentials(url: str) -> str:
-    """The URL for files and logs that everybody may read."""
-    parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 class FilterModule:
@@ -379,8 +353,5 @@ class FilterModule:
             "site_alert_nodes": site_alert_nodes,
             "site_unheard": site_unheard,
             "site_url": site_url,
-            "worded": worded,
-            "credentials": credentials,
-            "without_credentials": without_credentials,
             "site_batch": site_batch,
         }

@@ -12,9 +12,7 @@ from ansible.plugins.action import ActionBase
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """Writes the note, atomically. It is the controller's own and no change of the host.
 
-    Options:
-        file (path, required): where the note is kept; its folder is made for the user alone.
-        ports (list[int], required): the ports, the likeliest first.
+    Its options: see ``plugins/modules``.
     """
 
     _VALID_ARGS = frozenset({"file", "ports"})

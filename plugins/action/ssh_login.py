@@ -18,7 +18,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
-PROBE = Path(__file__).parent.parent / "files" / "probe.sh"
+PROBE = Path(__file__).resolve().parent.parent / "host" / "ssh_login.sh"
 
 #: What ssh says when somebody answered and hung up before the login: an sshd that has too many logins under way
 #: (``MaxStartups``), which is what many hosts behind one bastion do to it, or one that is just being reloaded.
@@ -116,25 +116,7 @@ def objection(login: Mapping[str, Any], given: Collection[int]) -> str:
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """Logs in on the first port that works and returns what the host says about that login.
 
-    Options:
-        ports (list[int], required): ports to try, in this order.
-        given (list[int]): those of ``ports`` that the inventory names for this very host. If there are any, another
-            port is believed to be this host's only if the machine behind it has been set up by this role.
-        wanted (int, required): port sshd shall listen on; the result says who else holds it.
-        fresh (bool): open a new connection even if a persistent one to that port exists.
-        take_over (bool): stop the safety timer that a run which died has left behind.
-        timeout (int): seconds to wait for an answer on each port.
-        silent (str): what a host is that answers on none of them: ``failed`` (the default), ``unreachable``, so
-            that the run goes on without it, or ``ok``, when the result has no ``login``.
-
-    Returns:
-        ``login`` {port, client, server, user, method, key, version, taken, listens, addresses, boot, managed}:
-            the port, the address of the controller as the host sees it, the host's own address at which the login
-            arrived, the user, how sshd accepted them and the fingerprint of the key (empty: unknown), the version of
-            OpenSSH, the program other than sshd that listens on the wanted port (empty: none), the port on which
-            sshd got this login (another one than ``port`` where that is forwarded), the interface of each address
-            but loopback's, the identity of this boot, which no other machine has, and whether this role has set the
-            host up.
+    Its options: see ``plugins/modules``.
     """
 
     _VALID_ARGS = frozenset({"ports", "given", "wanted", "fresh", "take_over", "timeout", "silent"})
