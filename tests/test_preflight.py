@@ -711,3 +711,30 @@ def test_acme_needs_a_name_and_an_address(preflight: Run) -> None:
     done = preflight(variables=GOOD_VARS + "loadbalancer_tls: acme\n")
     for key in ("site_domain", "loadbalancer_acme_email"):
         assert f"{key}: is missing; loadbalancer_tls: acme needs it" in " ".join(done.stdout.split())
+
+
+def test_the_former_name_of_a_variable_is_refused_with_the_new_one(preflight: Run) -> None:
+    hosts = GOOD_HOSTS.replace("192.0.2.12}", "192.0.2.12, ssh_allow_groups: [ops]}")
+    done = preflight(hosts, GOOD_VARS)
+    assert done.returncode != 0
+    said = "hosts.yml:8: ssh_allow_groups: has another name now: write ssh_group, one group instead of a list"
+    assert said in done.stdout
+
+
+def test_every_new_name_is_one_and_the_change_log_tells_of_it(root: Path) -> None:
+    specs = site_preflight.load_specs(root / "roles")
+    options = {name for spec in specs.values() for name in spec}
+    log = (root / "CHANGELOG.md").read_text("utf-8")
+    for former, cure in site_preflight.RENAMED.items():
+        assert former not in options
+        assert re.match(r"\w+", cure)[0] in options, cure  # type: ignore[index]
+        assert f"`{former}`" in log, former
+
+
+def test_the_version_has_one_home_and_the_change_log_is_of_it(root: Path) -> None:
+    version = re.search(r"^version: (\S+)$", (root / "galaxy.yml").read_text("utf-8"), re.MULTILINE)
+    assert version
+    heads = re.findall(r"^## \[(.+?)\](.*)$", (root / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert heads[0] == ("Unreleased", "")
+    assert heads[1][0] == version[1]
+    assert all(re.fullmatch(r" - \d{4}-\d\d-\d\d", date) for _, date in heads[1:])

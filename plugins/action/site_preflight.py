@@ -98,6 +98,10 @@ SHARED = ("site_domain", "site_redis_password", "site_alerts_token")
 #: Variables of Ansible's own that are looked at.
 CONNECTION: dict[str, dict[str, Any]] = {"ansible_port": {"type": "int"}}
 
+#: Variables that had another name in an earlier version, and what to write now (the new name first). CHANGELOG.md says
+#: since which version.
+RENAMED = {"ssh_allow_groups": "ssh_group, one group instead of a list"}
+
 #: Variables of the bot that the plays set, and where the inventory has their values.
 GIVEN_AS = {"clawdbot_alerts_token": "site_alerts_token"}
 
@@ -605,7 +609,9 @@ class Preflight:
         for name in variables:
             if name in self.foreign(variables):
                 continue
-            if name in self.plays.given:
+            if name in RENAMED:
+                self.add(name, f"has another name now: write {RENAMED[name]}; see CHANGELOG.md", host)
+            elif name in self.plays.given:
                 self.add(name, self.plays.cure(name), host)
             elif name not in self.options:
                 self.check_unknown(name, host)
@@ -937,7 +943,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         options = frozenset(name for spec in specs.values() for name in spec)
         found: dict[str, Any] = {}
         for name, value in raw.items():
-            ours = name in ("ansible_host", *CONNECTION) or name.partition("_")[0] in specs
+            ours = name in ("ansible_host", *CONNECTION, *RENAMED) or name.partition("_")[0] in specs
             if not ours and (name.startswith("ansible_") or nearest(name, options)[1] < SLIP_ELSEWHERE):
                 continue
             try:
