@@ -155,7 +155,7 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 	bench/monitoring.sh
 
 .PHONY: soak
-soak: setup app/.venv/.done ## the long runs: a cluster's life and changed values under load, servers of clouds, one server under load, chaos; figures in docs/lifecycle.md and docs/engine.md
+soak: setup app/.venv/.done ## the long runs: a cluster's life, changed values, clouds, one server under load, chaos
 	molecule test -s lifecycle
 	molecule test -s change
 	molecule test -s cloud

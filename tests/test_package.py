@@ -122,3 +122,10 @@ def test_no_list_loses_its_order() -> None:
             r"\|\s*(?:difference|intersect|union|symmetric_difference)\(", path.read_text("utf-8", "ignore")
         )
         assert not found, f"{path.relative_to(ROOT)}: use select('in', ...) or reject('in', ...)"
+
+
+def test_the_list_of_targets_fits_a_screen() -> None:
+    done = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = re.sub(r"\x1b\[\d*m", "", done.stdout).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 120
