@@ -24,16 +24,7 @@ DEFAULTS: dict[str, Any] = {"units": [], "files": [], "users": [], "before": "",
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
     """Units are stopped and disabled, then files and accounts removed; nothing is done where the mark is not there.
 
-    Options:
-        mark (path, required): a file or folder that only the role makes. It goes last, so a run that dies before is
-            finished by the next one.
-        units (list[str]): units of systemd. Those of packages stay, stopped and disabled.
-        files (list[path]): files and folders; patterns are expanded.
-        users (list[str]): accounts; their homes stay unless they are among the files.
-        before, after (str): shell scripts, for what has to be said to others; -e and -u are set.
-
-    Returns:
-        ``gone`` (list[str]): what was there.
+    Its options: see ``plugins/modules``.
     """
 
     _VALID_ARGS = frozenset({"mark", *DEFAULTS})
