@@ -24,7 +24,7 @@ RATE = 28
 TWICE = 0.8
 # Each user stays below the bot's limit of 60 messages a minute.
 CONVERSATIONS = 100
-LONGEST_LOAD = 1200
+LONGEST_LOAD = LONGEST_RUN = 1800
 MEMBERS = "/etc/nginx/clawdbot_members.conf"
 # What makes a version of the application that starts and is never ready, see `application`.
 NEVER_READY = '\napp.view_functions["ready"] = lambda: ("not yet", 503)\n'
@@ -103,14 +103,14 @@ class Installation:
     def play(self, playbook: str, *options: str) -> str:
         """Runs a playbook that succeeds; returns what it said."""
         run = self.begin(playbook, *options)
-        said, _ = run.communicate(timeout=900)
+        said, _ = run.communicate(timeout=LONGEST_RUN)
         assert run.returncode == 0, said[-6000:]
         return said
 
     def refuse(self, playbook: str, *options: str) -> str:
         """Runs a playbook that fails; returns what it said, in one line."""
         run = self.begin(playbook, *options)
-        said, _ = run.communicate(timeout=900)
+        said, _ = run.communicate(timeout=LONGEST_RUN)
         assert run.returncode != 0, said[-6000:]
         return " ".join(said.split())
 

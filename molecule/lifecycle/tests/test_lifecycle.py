@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from installation import NEVER_READY, Installation, application
+from installation import LONGEST_RUN, NEVER_READY, Installation, application
 from testinfra.host import Host
 
 # Molecule's scenario name and "-", with which the names of all hosts begin.
@@ -87,7 +87,12 @@ def test_a_third_node_joins_under_load(site: Installation) -> None:
 
 def test_updates_and_reboots_of_the_nodes_cost_no_request(site: Installation) -> None:
     nodes = ("app1", "app2", "app3")
+    balancer = site.on("lb1")
     packages(site.on("app1"), "1", "2")
+    # The only balancer goes on, and with the updated library.
+    packages(balancer, "1", "2")
+    library = balancer.check_output("sudo grep -o '/.*/libcrypto.*' /proc/$(cat /run/nginx.pid)/maps | head -n 1")
+    balancer.check_output(f"sudo cp --archive {library} {library}.new && sudo mv {library}.new {library}")
     for name in nodes:
         site.reboots_like_a_machine(name)
         site.on(name).check_output("sudo touch /run/reboot-required")
@@ -96,6 +101,7 @@ def test_updates_and_reboots_of_the_nodes_cost_no_request(site: Installation) ->
         said = site.play("playbooks/patch.yml")
         print(said)
     assert "package: clawdbot-test" in said
+    assert balancer.run("sudo grep -q 'libcrypto.*(deleted)' /proc/$(cat /run/nginx.pid)/maps").rc == 1
     after = {name: booted(site.on(name)) for name in (*nodes, "lb1")}
     assert {name for name in before if before[name] != after[name]} == set(nodes)
     assert site.on("app1").check_output("dpkg-query --show clawdbot-test") == "clawdbot-test\t2"
@@ -245,3 +251,43 @@ def test_containers_go_back_to_the_release_before_and_to_the_other_runtime(site:
         site.play("playbooks/deploy.yml")
     assert site.on("app1").check_output("sudo docker ps --quiet") == ""
     assert site.members() == ["app1", "app2"]
+
+
+def test_a_node_gets_the_next_release_of_debian_by_a_run_that_dies(site: Installation) -> None:
+    """Killed when the packages are there and the node has not been restarted; the next run goes on with it."""
+    nodes = list(site.groups["clawdbot"])
+    assert release_of_debian(site.on("app1")) == "12"
+    site.reboots_like_a_machine("app1")
+    only = ("--limit", f"{PREFIX}app1")
+    before = site.on("app1").check_output("readlink /opt/clawdbot/current/venv")
+    with site.load():
+        reboot = "1:base : Reboot, and wait until the host answers"
+        run = site.begin("playbooks/upgrade_release.yml", *only, kill_before=reboot)
+        said, _ = run.communicate(timeout=LONGEST_RUN)
+        assert run.returncode == -9, said[-6000:]
+        assert site.members() == nodes[1:]
+        said = site.play("playbooks/upgrade_release.yml", *only)
+        assert "it has begun already" in said
+        time.sleep(3)
+    assert site.members() == nodes
+    assert release_of_debian(site.on("app1")) == "13"
+    assert site.on("app1").check_output("readlink /opt/clawdbot/current/venv") != before
+    assert "Nothing to do." in site.play("playbooks/upgrade_release.yml", *only)
+
+
+def test_the_host_of_redis_gets_the_next_release_of_debian(site: Installation) -> None:
+    """There is no other, so callbacks are refused while it reboots; what was accepted is answered."""
+    site.reboots_like_a_machine("redis1")
+    with site.load(forgiving=True) as report:
+        said = site.play("playbooks/upgrade_release.yml")
+        assert "There is no other redis and no other monitoring" in said
+        time.sleep(20)
+    print(report["summary"])
+    assert report["lost"] == 0, report
+    assert release_of_debian(site.on("redis1")) == "13"
+    nothing_to_do(site, *site.groups["clawdbot"])
+
+
+def release_of_debian(host: Host) -> str:
+    """Its number."""
+    return str(host.check_output("cut -d. -f1 /etc/debian_version"))

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs on the host and changes nothing: waits for cloud-init, then says the release's code name; "no security updates" where the sources
-# the host came with have none; "ours: FILE" for what the role has written; "interrupted" where an installation was cut off; and what went
-# wrong with cloud-init after "cloud-init: ".
+# Runs on the host and changes nothing: waits for cloud-init, and for an upgrade of Debian that has lost its controller, then says the release's
+# code name; "no security updates" where the sources the host came with have none; "ours: FILE" for what the role has written; "interrupted"
+# where an installation was cut off; and what went wrong with cloud-init after "cloud-init: ".
 if command -v cloud-init >/dev/null; then
     timeout 600 cloud-init status --wait >/dev/null || outcome=$?
     case ${outcome-0} in
@@ -10,6 +10,7 @@ if command -v cloud-init >/dev/null; then
         *) failure=$(cloud-init status --long | tr '\n' ' ') ;; # one of its modules; the host may be as it should for all that
     esac
 fi
+[ ! -e /run/clawdbot-upgrade.lock ] || flock /run/clawdbot-upgrade.lock true
 # shellcheck source=/dev/null
 . /etc/os-release
 echo "$VERSION_CODENAME"
