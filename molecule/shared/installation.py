@@ -83,12 +83,15 @@ class Installation:
         }
         (self.folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": children}}))
 
-    def begin(self, playbook: str, *options: str, kill_before: str = "") -> subprocess.Popen[str]:
-        """Starts a playbook; ``kill_before`` is ``occurrence:task`` before which the controller dies."""
+    def begin(
+        self, playbook: str, *options: str, kill_before: str = "", kill_by: str = "SIGKILL"
+    ) -> subprocess.Popen[str]:
+        """Starts a playbook; ``kill_before`` is ``occurrence:task`` before which the controller dies by a signal."""
         killer = {
             "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "molecule/shared/callback_plugins"),
             "ANSIBLE_CALLBACKS_ENABLED": "kill_before",
             "KILL_BEFORE": kill_before,
+            "KILL_BY": kill_by,
         }
         return subprocess.Popen(
             ["ansible-playbook", "-i", str(self.folder), playbook, *options],

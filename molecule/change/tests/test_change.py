@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import datetime
+import itertools
 import json
+import os
 import re
 import secrets
 import time
@@ -15,10 +17,24 @@ from typing import Any
 
 import pytest
 from installation import Installation, lets_in
+from values import VALUES
 
 PREFIX = "change-"
 PASSWORDS = ["the first new password of Redis", "the second: $HOME, #, %20 and spaces"]
 BOT_PORT, REDIS_PORT = 18790, 6380
+#: Where runs that change all of them die: when something is written and not in force, or in force and not confirmed.
+DEATHS = [
+    "base : Bring the configuration into force",
+    "firewall : Connect anew",
+    "ssh : Log in anew",
+    "fail2ban : Bring the jails into force",
+    "redis : Run Redis with this configuration, now and at boot",
+    "clawdbot : Restart the bot",
+    "loadbalancer : Put the configuration into effect",
+    "exporters : Run these exporters with this configuration, now and at boot, and no others",
+    "monitoring : Run Prometheus and Alertmanager with this configuration, now and at boot",
+    "backup : Take a copy with these settings, and one every night",
+]
 REPLACED = {
     "dingtalk": ("app_secret", "aes_key", "token"),
     "feishu": ("app_secret", "encryption_key", "verification_token"),
@@ -70,8 +86,9 @@ class Story:
 @pytest.fixture(scope="session")
 def story(request: pytest.FixtureRequest) -> Iterator[Story]:
     """The one all tests tell."""
-    groups = {"loadbalancer": ["lb1"], "clawdbot": ["app1", "app2"], "redis": ["redis1"], "internet": ["outside"]}
-    story = Story(Installation(request.config.getoption("--ansible-inventory"), groups))
+    groups = {"loadbalancer": ["lb1"], "clawdbot": ["app1", "app2"], "redis": ["redis1"], "monitoring": ["lb1"]}
+    everybody = groups | {"internet": ["outside"]}
+    story = Story(Installation(request.config.getoption("--ansible-inventory"), everybody))
     yield story
     heading = f"{'change':<66}{'seconds':>8}{'requests':>10}{'failed':>10}{'lost':>10}{'twice':>10}"
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -132,6 +149,37 @@ def test_the_password_of_redis_by_a_run_that_is_killed(story: Story, task: str) 
     assert not lets_in(redis, former)
 
 
+def deaths() -> Iterator[str]:
+    """Places for `kill_before`; with RUN_DEATHS=every before each task that there is, which takes hours."""
+    if os.environ.get("RUN_DEATHS") == "every":
+        yield from (f"{number}:" for number in itertools.count(1))
+    yield from (f"1:{task}" for task in DEATHS)
+
+
+def test_a_value_of_every_role_by_runs_that_are_killed_or_interrupted(story: Story) -> None:
+    """Each run dies a little later than the one before it, so each finds written what none has put in force."""
+    story.change(**{value.variable: value.values[0] for value in VALUES})
+    story.variables |= {value.variable: value.values[1] for value in VALUES}
+    died = 0
+    # Redis is restarted, and some wait for their answer until a lease ends.
+    with story.under_load("a value of every role, by runs that die", notices=True):
+        for place in deaths():
+            signal = ("SIGKILL", "SIGINT")[died % 2]
+            run = story.site.begin("site.yml", *story.options(), kill_before=place, kill_by=signal)
+            said, _ = run.communicate(timeout=900)
+            if run.returncode == 0:
+                break
+            assert run.returncode == -9 or signal == "SIGINT", said[-6000:]
+            died += 1
+        story.change()
+        time.sleep(3)
+    story.rows[-1] = story.rows[-1].replace("runs that die", f"{died} runs that die", 1)
+    assert died >= len(DEATHS)
+    for value in VALUES:
+        assert story.site.on(value.host).run(value.question).stdout.strip() == value.answers[1], value
+    story.nothing_to_do()
+
+
 def test_a_node_that_is_left_out_keeps_the_former_password_open(story: Story) -> None:
     former, redis = password_of(story), story.site.on("redis1")
     story.variables["site_redis_password"] = "a password that app2 does not know yet"
@@ -165,6 +213,40 @@ def test_the_port_of_redis(story: Story) -> None:
     assert lets_in(redis, password_of(story), REDIS_PORT)
     assert redis.check_output("ss -Hltn 'sport = 6379'") == ""
     redis.check_output("sudo systemctl start clawdbot-backup.service")
+    story.nothing_to_do()
+
+
+def test_the_ports_of_the_exporters(story: Story) -> None:
+    """The firewalls follow the monitoring, and nobody is alarmed meanwhile."""
+    with story.under_load("ports of the exporters"):
+        story.change(site_node_exporter_port=9103, site_nginx_exporter_port=9114, site_redis_exporter_port=9122)
+        time.sleep(20)
+    asked = "curl -s --data-urlencode 'query={}' 127.0.0.1:9090/api/v1/query"
+    down = json.loads(story.site.on("lb1").check_output(asked.format("up == 0")))
+    assert down["data"]["result"] == []
+    rung = json.loads(
+        story.site.on("lb1").check_output(asked.format('count_over_time(ALERTS{alertname=~".*Down"}[5m])'))
+    )
+    assert rung["data"]["result"] == []
+    assert not reached(story, "app1", 9100)
+    assert "9100" not in story.site.on("app1").check_output("sudo nft list table inet clawdbot")
+    story.nothing_to_do()
+
+
+def test_the_name(story: Story) -> None:
+    """The consoles have the address until somebody has edited them; who asks for something else is not answered."""
+    address, outside = story.site.hosts["lb1"]["ansible_host"], story.site.on("outside")
+    with story.under_load("site_domain, while the consoles have the address"):
+        story.change(site_domain="bot.example", site_former_domains=[address])
+        time.sleep(3)
+    url = f"http://{address}/health"
+    assert "healthy" in outside.check_output(f"curl -s -H 'Host: bot.example' {url}")
+    assert not outside.run(f"curl -s -H 'Host: somebody.else' {url}").succeeded
+    names = story.site.on("lb1").check_output(
+        "openssl s_client -connect 127.0.0.1:443 </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName"
+    )
+    assert "DNS:bot.example" in names
+    assert f"IP Address:{address}" in names
     story.nothing_to_do()
 
 
