@@ -153,6 +153,8 @@ class Installation:
                 f" --rate {RATE} --duplicates {TWICE} --conversations {CONVERSATIONS}"
                 f" --callback-base http://{balancer['ansible_host']}",
             ],
+            # Of its own: ssh does not let it block, and Ansible, which would share it, wants it to.
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
