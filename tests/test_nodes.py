@@ -108,7 +108,7 @@ def test_a_host_loses_what_it_is_no_longer_to_have_and_nothing_else(root: Path, 
         *(("app1", part, "last") for part in ("loadbalancer", "redis", "nginx", "docker")),
         *(("old", part, "now") for part in ("clawdbot", "dashboard", "monitoring")),
         *(("old", part, "last") for part in ("loadbalancer", "nginx", "docker")),
-        *(("monitor", part, "now") for part in ("clawdbot", "backup", "agreements")),
+        *(("monitor", part, "now") for part in ("clawdbot", "backup")),
         *(("monitor", part, "last") for part in ("loadbalancer", "redis", "docker")),
         *(("single", part, "last") for part in ("loadbalancer", "docker")),
     }, found
