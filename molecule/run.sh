@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every Molecule scenario but the long ones (`lifecycle`, `change`, `cloud`), which belong to `make soak`, several at a time: a scenario
-# mostly waits for its hosts, and each has hosts of its own. LANES says how many; default: the processors.
+# mostly waits for its hosts, and each has hosts of its own. LANES says how many; default: three for two processors.
 # Output goes to .cache/molecule/SCENARIO.log; that of a scenario that failed is shown. Each runs once: what fails now and then
 # fails. At the end stand the time each took and the slowest tests. Exit status 1 if one failed.
 set -euo pipefail
@@ -30,7 +30,7 @@ mapfile -t scenarios < <(
 rm -f "$logs"/{results,*.log}
 # Key and network are shared by all; made once, before anybody competes for them.
 molecule create -s python >"$logs/create.log" 2>&1 </dev/null || { cat "$logs/create.log"; exit 1; }
-printf '%s\n' "${scenarios[@]}" | xargs -P "${LANES:-$(nproc)}" -I{} bash -c "run {} $logs"
+printf '%s\n' "${scenarios[@]}" | xargs -P "${LANES:-$((($(nproc) * 3 + 1) / 2))}" -I{} bash -c "run {} $logs"
 
 echo
 printf '%-20s %8s  %s\n' scenario seconds result
