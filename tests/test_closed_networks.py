@@ -139,7 +139,12 @@ def test_npm_gets_the_account_in_its_own_notation() -> None:
         (
             "backup",
             "settings",
-            {"backup_proxy": PROXY, "backup_repository": "/x", "backup_password": "y", "inventory_hostname": "z"},
+            {
+                "backup_proxy": PROXY,
+                "backup_repository": "/x",
+                "__backup_password_file": "/dev/null",
+                "inventory_hostname": "z",
+            },
         ),
     ],
 )

@@ -75,6 +75,38 @@ def test_a_copy_that_fails_is_not_told_as_good(host: Host) -> None:
     assert host.check_output("cat %s", METRIC) == before
 
 
+def test_a_new_password_takes_the_place_of_the_former_one(host: Host) -> None:
+    """As the role writes it; the one that dies in between is finished by the next one. Then all goes back."""
+    passwords = "/etc/clawdbot-backup/passwords"
+    with host.sudo():
+        former = host.check_output(f"ls {passwords}")
+        host.check_output(f"printf 'a new password' >{passwords}/new")
+    setting = f'password={passwords}/new; RESTIC_PASSWORD=$(<"$password")'
+
+    def opens(file: str) -> bool:
+        with host.sudo():
+            command = f'. {SETTINGS}; RESTIC_PASSWORD=$(<{file}) restic -o sftp.command="$sftp" cat config'
+            return bool(host.run("bash -c %s", command).rc == 0)
+
+    with host.sudo():
+        host.check_output(f"cp {passwords}/{former} /run/former")
+    assert backup(host, "init", setting) == (0, "")
+    assert opens(f"{passwords}/new"), "killed here"
+    assert opens("/run/former")
+    status, said = backup(host, "run", setting)
+    assert status == 0, said
+    assert not opens("/run/former")
+    with host.sudo():
+        assert host.check_output(f"ls {passwords}") == "new"
+        host.check_output(f"cp /run/former {passwords}/{former}")
+    assert "still opened" in backup(host, f"refuses <{passwords}/new", setting)[1]
+    status, said = backup(host, "run")
+    assert status == 0, said
+    with host.sudo():
+        assert host.check_output(f"ls {passwords}") == former
+        host.check_output("rm /run/former")
+
+
 def test_the_password_is_for_root_alone(host: Host) -> None:
     with host.sudo():
         assert host.file("/etc/clawdbot-backup").mode == 0o700
