@@ -86,9 +86,31 @@ def test_one_that_is_to_be_absent_is_not_rendered(write: Write, tmp_path: Path) 
         ({"path": "/nowhere", "content": "", "file": "plain"}, "give one of template, file, content"),
         ({"path": "/nowhere", "template": "missing.j2"}, "missing.j2"),
         ({"path": "/nowhere", "content": "", "owner": "nobody-of-that-name"}, "create it first"),
+        ({"path": "/nowhere", "content": "", "validate": "true"}, "validate has no %s for the path of the draft"),
+        (
+            {"path": "/nowhere", "content": "", "validate": "missing-program %s"},
+            "cannot be validated, and stays as it was",
+        ),
     ],
 )
 def test_mistakes_are_named(write: Write, file: dict[str, str], said: str) -> None:
     result = write(file)
     assert result["failed"]
     assert said in result["msg"]
+
+
+def test_what_a_program_refuses_is_not_written(write: Write, tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    path.write_text("good\n")
+    check = "grep -q '^good [0-9]' %s"
+    before = sorted(tmp_path.iterdir())
+    # In check mode nothing is written, so nothing is tried either.
+    assert not write({"path": str(path), "content": "bad\n", "validate": check}, check=True).get("failed")
+    refused = write({"path": str(path), "content": "bad\n", "validate": "sh -c 'echo line 1 is bad; exit 3' %s"})
+    assert refused["failed"]
+    assert refused["msg"] == f"{path} is refused, and stays as it was: line 1 is bad"
+    assert path.read_text() == "good\n"
+    assert write({"path": str(path), "content": "good 2\n", "validate": check})["changed"]
+    assert path.read_text() == "good 2\n"
+    assert not write({"path": str(path), "content": "good 2\n", "validate": "false %s"})["changed"]
+    assert [each for each in sorted(tmp_path.iterdir()) if each not in before and each.name != "play.yml"] == []

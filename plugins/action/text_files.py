@@ -20,7 +20,7 @@ HOST = Path(__file__).resolve().parent.parent / "host" / "text_files.py"
 LOAD = "import sys; exec(compile(sys.stdin.read(int(sys.stdin.readline())), 'text_files', 'exec'))"
 COMMAND = shlex.join(["/usr/bin/python3", "-Ic", LOAD])
 SOURCES = ("template", "file", "content")
-DEFAULTS = {"mode": "0644", "owner": "root", "group": "root", "state": "present"}
+DEFAULTS = {"mode": "0644", "owner": "root", "group": "root", "state": "present", "validate": ""}
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
@@ -50,6 +50,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
         unknown = set(file) - {"path", *SOURCES, *DEFAULTS}
         if unknown:
             raise AnsibleActionFail(f"{file.get('path')}: there is no option {', '.join(sorted(unknown))}")
+        if file["validate"] and "%s" not in file["validate"]:
+            raise AnsibleActionFail(f"{file.get('path')}: validate has no %s for the path of the draft")
         sources = {name: file.pop(name) for name in SOURCES if name in file}
         if file["state"] == "absent":
             return file

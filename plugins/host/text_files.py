@@ -10,6 +10,8 @@ import grp
 import json
 import os
 import pwd
+import shlex
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -45,7 +47,21 @@ def identifiers(owner: str, group: str, check: bool) -> tuple[int, int]:
         return -1, -1
 
 
-def write(path: str, wanted: State) -> None:
+def try_out(draft: str, path: str, validate: str) -> None:
+    """Ends the program where the command ``validate`` refuses the draft of a file."""
+    command = [word.replace("%s", draft) for word in shlex.split(validate)]
+    try:
+        done = subprocess.run(  # noqa: S603  # the role's own command
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        sys.exit(f"{path} cannot be validated, and stays as it was: {command[0]}: {error.strerror}")
+    if done.returncode:
+        said = " ".join(f"{done.stderr} {done.stdout}".replace(draft, path).split())
+        sys.exit(f"{path} is refused, and stays as it was: {said}")
+
+
+def write(path: str, wanted: State, validate: str) -> None:
     """Replaces the file atomically; a missing folder is made, and closed to others if the file is."""
     target = Path(path)
     target.parent.mkdir(mode=0o755 if wanted.mode & 0o077 else 0o700, parents=True, exist_ok=True)
@@ -56,6 +72,8 @@ def write(path: str, wanted: State) -> None:
             os.fchown(number, wanted.owner, wanted.group)
             os.fchmod(number, wanted.mode)
             file.write(wanted.content)
+        if validate:
+            try_out(draft, path, validate)
         Path(draft).replace(target)
     except BaseException:
         Path(draft).unlink()
@@ -80,7 +98,7 @@ def main() -> None:
         if call["check"]:
             continue
         if wanted:
-            write(path, wanted)
+            write(path, wanted, file["validate"])
         else:
             Path(path).unlink()
     json.dump({"paths": [entry["after_header"] for entry in diff], "diff": diff if call["diff"] else []}, sys.stdout)

@@ -21,6 +21,12 @@ options:
       mode: {description: "Its permissions, octal.", type: str, default: "0644"}
       owner: {description: To whom it belongs; in check mode the account may be missing yet., type: str, default: root}
       group: {description: The same for the group., type: str, default: root}
+      validate:
+        description:
+          - A command, no shell script, that says by its exit status whether the file is right. C(%s) in it is the path
+            of the file before it takes its place.
+          - Files are tried and replaced in their order; the first one that is refused ends the task.
+        type: str
       state: {description: Whether it is to be there., type: str, choices: [present, absent], default: present}
 author: [clawdbot-ops]
 """
