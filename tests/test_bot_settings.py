@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
     "clawdbot_dingtalk_aes_key": "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG",
     "clawdbot_dingtalk_allow_users": ["alice", "它's"],
     "clawdbot_dingtalk_allow_conversations": ["cid1"],
+    "clawdbot_dingtalk_card_calls": 10,
     "clawdbot_feishu_allow_users": ["ou_1"],
     "clawdbot_feishu_allow_conversations": ["oc_1"],
     "clawdbot_alerts_former": {"token": "it's old", "until": datetime.date(2199, 1, 31)},
@@ -166,6 +167,7 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
     assert (settings.model.temperature, settings.model.max_tokens, settings.model.total_seconds) == (0.5, 1, 301)
     assert settings.dingtalk.access.users == ("alice", "它's")
     assert settings.dingtalk.access.conversations == ("cid1",)
+    assert (settings.dingtalk.card_calls, settings.feishu.cards, settings.model.show_reasoning) == (10, False, True)
     assert settings.feishu.access.users == ("ou_1",)
     assert settings.feishu.access.conversations == ("oc_1",)
     chats = ("elsewhere", "oc_1", "它's")

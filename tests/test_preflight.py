@@ -565,6 +565,13 @@ def test_an_address_at_which_nobody_else_is_reached_is_refused_among_several(add
         ({"clawdbot_feishu_verification_token": 7777}, "clawdbot_feishu_verification_token", ": has to be in quotes"),
         ({"clawdbot_dingtalk_robot_code": 7777}, "clawdbot_dingtalk_robot_code", ": has to be in quotes"),
         ({"site_member_weight": 0}, "site_member_weight", "0 is no share; write 1 or more, or site_member_down: true"),
+        (
+            {"clawdbot_dingtalk_card_calls": 2},
+            "clawdbot_dingtalk_card_calls",
+            "2 is no such number of calls; write 3 to",
+        ),
+        ({"clawdbot_feishu_monthly_calls": -1}, "clawdbot_feishu_monthly_calls", "-1 is no such number of calls"),
+        ({"clawdbot_dingtalk_card_calls": 10, "clawdbot_dingtalk_monthly_calls": 100000}, "", ""),
         ({"clawdbot_languages": ["zh", "fr"]}, "clawdbot_languages", "'fr' is no language of the bot; choose of en"),
         ({"clawdbot_languages": []}, "clawdbot_languages", "must be a list of languages; write [en, zh], or one of"),
         ({"clawdbot_languages": ["zh", "zh"]}, "clawdbot_languages", "names zh twice"),

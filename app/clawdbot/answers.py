@@ -22,16 +22,18 @@ class Answer:
         outcome: ``answered``, ``ignored`` or ``apologised``.
         turn: what joins the history: the user's words and the model's; None leaves the history as it is.
         forget: True to forget the history.
+        thoughts: how the model came to it, if users see that; not kept for another attempt.
     """
 
     text: str
     outcome: str = "answered"
     turn: Turn | None = None
     forget: bool = False
+    thoughts: str = ""
 
     def dump(self) -> str:
         """Serialise. The release before refuses fields that it does not know, so this is still all: version 1."""
-        return dump_json({name: getattr(self, name) for name in self.__slots__})
+        return dump_json({name: getattr(self, name) for name in self.__slots__ if name != "thoughts"})
 
     @classmethod
     def load(cls, dumped: str) -> Self:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from clawdbot import gathering, http, languages, text, texts
 from clawdbot.answers import Answer, Answers
 from clawdbot.cache import Cache
+from clawdbot.cards import Cards, Growing, finish
 from clawdbot.config import Settings
 from clawdbot.engine.queue import Hold, Queue
 from clawdbot.errors import Final, LeaseLost, Retry, Unsure
@@ -20,8 +21,9 @@ from clawdbot.limits import Limiter, Rate
 from clawdbot.message import Message
 from clawdbot.models import prompt
 from clawdbot.models.client import Model, Question, Reply
-from clawdbot.platforms.base import Sender
-from clawdbot.sent import APOLOGY, PATIENCE, SENT, UNSURE, Sent
+from clawdbot.notes import SharedNotes
+from clawdbot.platforms.base import Folded, Sender
+from clawdbot.sent import APOLOGY, FIRST, PATIENCE, SENT, UNSURE, Sent
 from clawdbot.sessions import Sessions
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Chat:
         self._cache = cache
         self._answers = Answers(queue.client)
         self._sent = Sent(queue.client)
+        self._cards = Cards(queue.client, SharedNotes(queue.client))
         self._gatherer = Gatherer(queue.client)
         self._sessions = Sessions(queue.client, enabled=cache.enabled)
         self._limiter = limiter
@@ -71,16 +74,18 @@ class Chat:
             Unreadable: an earlier attempt kept an answer that is none.
         """
         platform = self._platform(message)
-        answer = self._answers.find(message)
-        if answer is None:
-            answer = self._decide(platform, message, first=first)
+        with self._cards.counted(platform, message):
+            answer = self._answers.find(message)
             if answer is None:
-                with patience:
-                    answer = self._ask(platform, message)
-            hold.keep(message, answer)
-        if answer.text:
-            for number, part in enumerate(text.split(answer.text, platform.part_bytes)):
-                self._deliver(platform, message, str(number), part, hold)
+                answer = self._decide(platform, message, first=first)
+                if answer is None:
+                    thinking = self._say(message, texts.THINKING)
+                    with patience, self._cards.grow(platform, message, hold, thinking) as growing:
+                        answer = self._ask(platform, message, growing)
+                hold.keep(message, answer)
+            if answer.text:
+                for number, part in enumerate(text.split(answer.text, platform.part_bytes)):
+                    self._deliver(platform, message, str(number), part, hold, thoughts=answer.thoughts)
         return answer
 
     def apologise(self, message: Message, words: str, hold: Hold) -> None:
@@ -89,7 +94,9 @@ class Chat:
 
     def ask_for_patience(self, message: Message, hold: Hold) -> None:
         """Tell the user, once, that the answer takes its time."""
-        self._deliver(self._platform(message), message, PATIENCE, self._say(message, texts.STILL_WORKING), hold)
+        platform, words = self._platform(message), self._say(message, texts.STILL_WORKING)
+        if not self._cards.say(platform, message, hold, words):
+            self._deliver(platform, message, PATIENCE, words, hold)
 
     def session_after(self, message: Message, answer: Answer) -> str | None:
         """Return the conversation's new state for `Queue.done`."""
@@ -168,19 +175,19 @@ class Chat:
             lines.insert(0, say(texts.STATUS_USER, name=name))
         return "\n".join(lines)
 
-    def _ask(self, platform: Sender, message: Message) -> Answer:
+    def _ask(self, platform: Sender, message: Message, growing: Growing) -> Answer:
         if message.unsupported:
             say = self._languages(message)[0].say
             return Answer(say(texts.UNSUPPORTED, kind=say(message.unsupported)), "apologised")
         try:
-            return self._answer(platform, message)
+            return self._answer(platform, message, growing)
         except Final as error:
             if not error.apology:
                 raise
             log.warning("no answer", extra={"fields": {"message_key": message.key, "reason": str(error)}})
             return Answer(self._say(message, error.apology), "apologised")
 
-    def _question(self, platform: Sender, message: Message) -> tuple[Question, list[str]]:
+    def _question(self, platform: Sender, message: Message, growing: Growing) -> tuple[Question, list[str]]:
         """Return what the model is asked, and what the user is told of it besides the answer."""
         name, model = _writer(platform, message), self._settings.model
         words, vision = message.text[:LONGEST_QUESTION], bool(model and model.vision)
@@ -193,6 +200,7 @@ class Chat:
             history=self._sessions.find(message),
             text=gathered.text,
             pictures=gathered.pictures,
+            watch=growing.watch,
         )
         notes = []
         if len(message.text) > LONGEST_QUESTION:
@@ -201,14 +209,15 @@ class Chat:
             notes.append(self._say(message, texts.PICTURES_LEFT_OUT, count=MOST_PICTURES))
         return question, notes
 
-    def _answer(self, platform: Sender, message: Message) -> Answer:
-        question, notes = self._question(platform, message)
+    def _answer(self, platform: Sender, message: Message, growing: Growing) -> Answer:
+        question, notes = self._question(platform, message, growing)
         reply = self._reply(message, question)
         if reply.note:
             notes.insert(0, self._say(message, reply.note))
         asked = question.text or gathering.ONLY_PICTURES
         writer = prompt.one_line(_writer(platform, message)) if message.group else ""
-        return Answer("\n\n".join([reply.text, *notes]), turn=(f"{writer}: {asked}" if writer else asked, reply.text))
+        turn = (f"{writer}: {asked}" if writer else asked, reply.text)
+        return Answer("\n\n".join([reply.text, *notes]), turn=turn, thoughts=reply.thoughts)
 
     def _reply(self, message: Message, question: Question) -> Reply:
         """Ask the model, unless the same person has begun a conversation with the same within the cache's time.
@@ -238,12 +247,16 @@ class Chat:
 
     # Delivering
 
-    def _deliver(self, platform: Sender, message: Message, part: str, content: str, hold: Hold) -> None:
+    def _deliver(
+        self, platform: Sender, message: Message, part: str, content: str, hold: Hold, *, thoughts: str = ""
+    ) -> None:
         """Send one part unless it went out at an earlier attempt; ownership is asked right before it is written."""
         before = self._sent.state(message, part)
         if before == SENT:
             return
         hold.check()
+        if self._on_card(platform, message, part, content, hold, thoughts):
+            return
         mark = self._sent.mark(message, part, hold.fence, before)
         try:
             with http.asking_before_writing(hold.check):
@@ -263,6 +276,21 @@ class Chat:
             mark.close()
             raise
         mark.sure()
+
+    def _on_card(self, platform: Sender, message: Message, part: str, content: str, hold: Hold, thoughts: str) -> bool:
+        """Let the card end with the beginning of the answer, or with the apology that comes instead of one."""
+        if platform.cards is None or part not in {FIRST, APOLOGY}:
+            return False
+        if part == APOLOGY and self._sent.state(message, FIRST):
+            return False
+        folded = Folded(self._say(message, texts.THOUGHTS), thoughts) if thoughts else None
+        with http.asking_before_writing(hold.check):
+            below = self._say(message, texts.BELOW)
+            if not finish(self._cards, platform, message, hold, content, folded, below):
+                return False
+        mark = self._sent.mark(message, part, hold.fence)
+        mark.sure()
+        return True
 
 
 def _writer(platform: Sender, message: Message) -> str:

@@ -117,7 +117,7 @@ def _check(settings: Settings, parsed: argparse.Namespace) -> int:
         return problem.fatal and not (parsed.start and platform)
 
     # The bot starts without Redis, and goes on when it is there.
-    problems = [*settings.problems, *([] if parsed.start else _redis_problems(settings))]
+    problems = [*settings.problems, *([] if parsed.start else [*_redis_problems(settings), *_card_problems(settings)])]
     for problem in problems:
         print(f"{'error' if fatal(problem) else 'to do' if problem.fatal else 'warning'}: {problem}")
     if not parsed.start:
@@ -148,6 +148,27 @@ def _former_secrets(settings: Settings) -> Iterator[str]:
                 except redis.RedisError:
                     used = "last use unknown, since Redis does not answer"
                 yield f"{part}: the former {name} is {end}; {used}"
+
+
+# What to do where a platform takes no cards.
+CARD_CURES = {
+    "dingtalk": ("dingtalk.yaml", "card_calls", "Card.Instance.Write and Card.Streaming.Write", "card_calls: 0"),
+    "feishu": ("feishu.js", "cards", "cardkit:card:write", "cards: false"),
+}
+
+
+def _card_problems(settings: Settings) -> list[Problem]:
+    """Where answers do not grow although they should, as the worker has found out."""
+    from clawdbot import cards, store
+    from clawdbot.notes import SharedNotes
+
+    found = []
+    with store.connect(settings.redis, timeout=CHECK_SECONDS) as client, contextlib.suppress(redis.RedisError):
+        for platform, (place, key, permission, off) in CARD_CURES.items():
+            if reason := SharedNotes(client).get(cards.off_key(platform)):
+                cure = f"give the app the permission {permission} and publish it, or write {off}"
+                found.append(Problem(place, key, f"answers do not grow: {reason}; {cure}", fatal=False))
+    return found
 
 
 def _redis_problems(settings: Settings) -> list[Problem]:

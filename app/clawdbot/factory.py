@@ -46,8 +46,9 @@ def worker(settings: Settings) -> Worker:
     """
     if settings.model is None:
         raise ConfigError("the model is not usable; run: python -m clawdbot check")
-    # A slot that sends holds one for the mark and needs another one; the rest is for dispatcher, heart and notices.
-    connections = 2 * settings.worker_concurrency + 8
+    # A slot that sends holds one for the mark and needs another one, and so does its card; the rest is for dispatcher,
+    # heart and notices.
+    connections = 3 * settings.worker_concurrency + 8
     client = connect(settings.redis, timeout=WORKER_REDIS_SECONDS, connections=connections)
     web = Http()
     remembered = cache(settings, client)

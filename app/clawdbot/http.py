@@ -49,6 +49,27 @@ def asking_before_writing(ask: Callable[[], None]) -> Iterator[None]:
         _before_writing.reset(token)
 
 
+@dataclasses.dataclass
+class Calls:
+    """How many requests were made."""
+
+    count: int = 0
+
+
+_calls: ContextVar[Calls | None] = ContextVar("calls", default=None)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Calls]:
+    """Count the requests of this thread, and of those to which it hands its context."""
+    calls = Calls()
+    token = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
 class TransportError(ClawdbotError):
     """No complete answer came.
 
@@ -278,6 +299,8 @@ class Http:
             TooLarge: the answer exceeds ``max_bytes``.
         """
         place = _place(url)
+        if calls := _calls.get():
+            calls.count += 1
         body = None if payload is None else _Body(json.dumps(payload).encode(), on_written)
         all_headers = {"User-Agent": "clawdbot", **(headers or {})}
         if body is not None:

@@ -63,6 +63,12 @@ FORMER_SECRETS = Counter(
     "Callbacks, alerts and access tokens that took a secret which was replaced: the other side still has it.",
     ["part", "secret"],
 )
+ANSWER_CALLS = Histogram(
+    "clawdbot_answer_platform_calls",
+    "Calls of the platform that an attempt at a message costs, the updates of its card included.",
+    ["platform"],
+    buckets=(0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48),
+)
 SENDS = Counter(
     "clawdbot_platform_sends_total", "Calls that send an answer, by way and outcome.", ["platform", "way", "outcome"]
 )

@@ -84,6 +84,11 @@ def trim_history(turns: Iterable[tuple[str, str]], budget: int) -> list[tuple[st
     return kept[::-1]
 
 
+def first_line(text: str) -> str:
+    """Return the first line that has words, without what makes it a heading or the like."""
+    return next((line for line in text.splitlines() if line.strip()), "").strip("#*`>- ")
+
+
 def is_markdown(text: str) -> bool:
     """Whether ``text`` gains from being shown as Markdown."""
     return bool(MARKDOWN.search(text))

@@ -73,6 +73,11 @@ FILTERED_REST = "(The model service held the rest of the answer back.)"
 QUESTION_CUT = "(Your message is longer than {count} characters; I have read only its beginning.)"
 PICTURES_LEFT_OUT = "(I have looked at the first {count} pictures only.)"
 
+# What a card shows before the answer, where the answer cannot be on it, and the title of the model's reasoning.
+THINKING = "Thinking…"
+BELOW = "(The answer is below.)"
+THOUGHTS = "How I came to it"
+
 # What the bot did.
 STILL_WORKING = "I am still working on it. The answer takes a little longer this time."
 GAVE_UP = "Sorry, I could not answer your last message. Please try again later."

@@ -187,6 +187,9 @@ class ScriptedServer:
             def do_POST(self) -> None:
                 self.answer()
 
+            def do_PUT(self) -> None:
+                self.answer()
+
             def answer(self) -> None:
                 path, _, query = self.path.partition("?")
                 raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import requests
 from clawdbot.config import RedisConfig
@@ -32,8 +33,14 @@ ACTIVATED = ("sh", "-c", 'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"', "sh")
 class Site:
     """One node after the role has deployed it, with two workers."""
 
-    def __init__(self, folder: Path, app: Path = APP, **environ: str) -> None:
-        """Keep everything in ``folder`` and run the release that lies in ``app``."""
+    def __init__(
+        self, folder: Path, app: Path = APP, dingtalk: dict[str, Any] | None = None, /, **environ: str
+    ) -> None:
+        """Keep everything in ``folder`` and run the release that lies in ``app``.
+
+        ``dingtalk`` is what its file says besides.
+        """
+        self.dingtalk = dingtalk or {}
         self.folder = folder
         self.app = app
         self.logs = folder / "logs"
@@ -64,6 +71,18 @@ class Site:
     def start(self, names: Sequence[str] = ("web", "worker-a", "worker-b")) -> None:
         """Start everything, of the bot the processes of these names, and wait until it is ready."""
         self.redis.start()
+        self.configure()
+        server = build_server(self.config, self._sim_listener)
+        self._sim_listener.close()
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, daemon=True)
+        self._thread.start()
+        for name in names:
+            self.run(name)
+        eventually(self.ready, 120)
+
+    def configure(self, **dingtalk: Any) -> None:
+        """Write the files of the configuration; ``dingtalk`` is what that file says besides."""
         ding, fei = self.config.dingtalk, self.config.feishu
         write_config(
             self.folder / "config",
@@ -76,20 +95,14 @@ class Site:
                 "token": ding.token,
                 "access_token": ding.access_token,
                 "robot_secret": ding.robot_secret,
+                **self.dingtalk,
+                **dingtalk,
             },
             app_id=fei.app_id,
             app_secret=fei.app_secret,
             encryption_key=fei.encryption_key,
             verification_token=fei.verification_token,
         )
-        server = build_server(self.config, self._sim_listener)
-        self._sim_listener.close()
-        self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, daemon=True)
-        self._thread.start()
-        for name in names:
-            self.run(name)
-        eventually(self.ready, 120)
 
     def ready(self) -> bool:
         """Whether the web side says it is."""
@@ -134,6 +147,12 @@ class Site:
         process.terminate()
         return process.wait(60)
 
+    def check(self) -> str:
+        """What `clawdbot check` says."""
+        command = [sys.executable, "-m", "clawdbot", "check"]
+        done = subprocess.run(command, cwd=self.app, env=self.environ, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
     def queue(self) -> Queue:
         """The queue, for a look from outside."""
         return Queue(connect(RedisConfig(port=self.redis.port), timeout=5), f"look-{secrets.token_hex(4)}")
@@ -155,9 +174,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(folder: Path, app: Path = APP, **environ: str) -> Iterator[Site]:
-    """A running site."""
-    found = Site(folder, app, **environ)
+def site(folder: Path, app: Path = APP, dingtalk: dict[str, Any] | None = None, /, **environ: str) -> Iterator[Site]:
+    """A running site; see `Site`."""
+    found = Site(folder, app, dingtalk, **environ)
     try:
         found.start()
         yield found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from clawdbot import texts
-from clawdbot_simulator.users import DingTalk
+from clawdbot_simulator.users import DingTalk, Feishu
 
 from .conftest import eventually
 from .site import Site, site
@@ -35,6 +35,23 @@ def test_an_answer_of_three_minutes_arrives(bot: Site, streams: bool) -> None:
     assert time.monotonic() - began > 175
     assert answers(bot, question) == [texts.STILL_WORKING, WORDS]
     assert len(bot.control.records(kind="model")) == 1, "it was asked, and paid, once"
+
+
+def test_an_answer_of_three_minutes_grows_on_one_card(bot: Site) -> None:
+    """Half a minute of silence, after which the card says that it takes longer, and two and a half of words."""
+    bot.control.set_model_answer(" ".join(str(number) for number in range(301)), before=30, pace=0.5)
+    question = Feishu(bot.config).text("Li", "think it over")
+    tell(bot, question)
+    eventually(bot.control.messages, 240)
+    shown = [record.text for record in bot.control.records(kind="card")]
+    assert shown[:2] == [texts.THINKING, texts.STILL_WORKING]
+    assert shown == sorted(shown[:2], key=shown.index) + sorted(shown[2:], key=len)
+    assert 20 < len(shown) < 60, "few calls, and none too late"
+    print(f"an answer of three minutes: {len(shown)} states of the card")
+    [card] = bot.control.cards()
+    assert card["text"].endswith(" 300")
+    assert not card["growing"]
+    assert len(bot.control.records(kind="model")) == 1
 
 
 def test_a_dead_connection_is_noticed_within_twenty_seconds(bot: Site) -> None:

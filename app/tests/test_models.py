@@ -331,6 +331,20 @@ def test_reasoning_is_taken_out(said: str, kept: str) -> None:
     assert reasoning.without(said) == kept
 
 
+@pytest.mark.parametrize(
+    ("said", "thoughts"),
+    [
+        ("<think>why</think>Hello", "why"),
+        ("why</think>Hello", "why"),
+        ("<think>why", "why"),
+        ("<think>a</think>Hello<think>b</think>", "ab"),
+        ("Hello", ""),
+    ],
+)
+def test_reasoning_is_kept_for_who_may_see_it(said: str, thoughts: str) -> None:
+    assert reasoning.parted(said)[1] == thoughts
+
+
 def test_taking_reasoning_out_is_linear() -> None:
     began = time.monotonic()
     reasoning.without("a <think>b</think>\n" * 50_000)

@@ -26,7 +26,7 @@ from clawdbot.limits import Limiter
 from clawdbot.message import Message
 from clawdbot.models.client import Question, Reply
 from clawdbot.models.presets import Preset
-from clawdbot.platforms.base import Attachment, Quote, Sender
+from clawdbot.platforms.base import Attachment, CardSender, Quote, Sender
 from clawdbot.sent import Mark
 from clawdbot.store import connect, key, raw_bytes, session_key
 from PIL import Image
@@ -42,6 +42,7 @@ class FakePlatform:
 
     def __init__(self) -> None:
         self.access = Access()
+        self.cards: CardSender | None = None
         self.read: list[tuple[str, str]] = []
         self.failures: list[Exception] = []
         self.after_writing: Callable[[], None] = lambda: None

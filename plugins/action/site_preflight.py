@@ -110,6 +110,8 @@ UNWRITABLE = r"['\\\n]"
 UNWRITABLE_CURE = "holds a quote, a backslash or a line break, which an environment file cannot"
 
 AES_KEY_LENGTH = 43
+# As the bot has it: one to show a card, one for what grows, one to finish it.
+CARD_CALLS = (3, 100)
 PASSWORD_LENGTH = 16
 LAST_PORT = 65535
 QUOTES = "or it is taken for a number: 'mine', and beside a host of an INI file \"'mine'\""
@@ -816,6 +818,7 @@ class Preflight:
                 if not variables.get(name):
                     self.missing(name, f"is missing; {first} is set and needs it")
         self.check_chats(host, variables)
+        self.check_cards(host, variables)
         self.check_languages(host, variables)
         key = text(variables, "clawdbot_dingtalk_aes_key")
         if key and len(key) != AES_KEY_LENGTH:
@@ -834,6 +837,19 @@ class Preflight:
         for name, option in self.options.items():
             if option.get("no_log") and re.search(UNWRITABLE, text(variables, name)):
                 self.add(name, UNWRITABLE_CURE, host)
+
+    def check_cards(self, host: str, variables: Mapping[str, Any]) -> None:
+        """An answer that grows has the calls that it takes."""
+        fewest, most = CARD_CALLS
+        for name, good in (
+            ("clawdbot_dingtalk_card_calls", lambda calls: calls == 0 or fewest <= calls <= most),
+            ("clawdbot_dingtalk_monthly_calls", lambda calls: calls >= 0),
+            ("clawdbot_feishu_monthly_calls", lambda calls: calls >= 0),
+        ):
+            given = text(variables, name)
+            if re.fullmatch(r"-?\d+", given) and not good(int(given)):
+                cure = f"write {fewest} to {most}, such as 10, or 0" if "card" in name else "write 0 or more"
+                self.add(name, f"{given} is no such number of calls; {cure}", host)
 
     def check_languages(self, host: str, variables: Mapping[str, Any]) -> None:
         """The bot speaks the languages that it is to speak."""

@@ -37,6 +37,11 @@ class Control:
         """What users got to read; see `records`."""
         return self.records(kind="message", **query)
 
+    def cards(self) -> list[dict[str, Any]]:
+        """The cards that users see: ``text``, ``growing`` as long as it is not done, ``updates``."""
+        found: list[dict[str, Any]] = self._call("GET", "/cards").json()
+        return found
+
     def last_seq(self) -> int:
         """Number of the newest record; 0 when there never was one."""
         return int(self._call("GET", "/status").json()["last_seq"])

@@ -11,6 +11,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from clawdbot_simulator import identity
+from clawdbot_simulator.cards import Card
 from clawdbot_simulator.crypto import dingtalk_robot_sign
 from clawdbot_simulator.faults import Fault
 from clawdbot_simulator.simulation import Refusal, Simulation, json_body, readable
@@ -130,6 +131,50 @@ def blueprint(sim: Simulation) -> Blueprint:
             msg_type=body["msgKey"],
         )
         return jsonify(processQueryKey=secrets.token_hex(16))
+
+    @routes.post("/v1.0/card/instances/createAndDeliver")
+    def deliver_card() -> Response:
+        require_token()
+        body = json_body()
+        card_id, template = body.get("outTrackId"), body.get("cardTemplateId")
+        parameters = (body.get("cardData") or {}).get("cardParamMap")
+        if not isinstance(card_id, str) or not card_id or not isinstance(template, str) or not template:
+            raise refuse(400, "invalidParameter.outTrackId", "outTrackId and cardTemplateId are needed")
+        if not isinstance(parameters, dict) or not all(isinstance(each, str) for each in parameters.values()):
+            raise refuse(400, "invalidParameter.cardParamMap", "the values of cardParamMap are texts")
+        scheme, _, space = str(body.get("openSpaceId")).partition("//")
+        kind, _, target = space.partition(".")
+        model = body.get({"IM_GROUP": "imGroupOpenDeliverModel", "IM_ROBOT": "imRobotOpenDeliverModel"}.get(kind, ""))
+        if scheme != "dtv1.card" or not target or not isinstance(model, dict):
+            raise refuse(400, "invalidParameter.openSpaceId", "no such space, or no model of its delivery")
+        if kind == "IM_GROUP":
+            require_robot(model)
+        known = target.startswith("cidgroup_" if kind == "IM_GROUP" else "staff_")
+        if known:
+            # Nowhere is said what a second delivery does; the bot must not need it.
+            if sim.cards.find(card_id):
+                raise refuse(400, "invalidParameter.outTrackId", "there is such a card already")
+            card = Card(card_id, "dingtalk", parameters.get("content", ""))
+            sim.cards.add(card)
+            sim.cards.show(card, target if kind == "IM_GROUP" else identity.dingtalk_single(target), "")
+        result = {"spaceType": kind, "spaceId": target, "success": known, "errorMsg": "" if known else "no such user"}
+        return jsonify(success=True, result={"outTrackId": card_id, "deliverResults": [result]})
+
+    @routes.put("/v1.0/card/streaming")
+    def stream_card() -> Response:
+        require_token()
+        body = json_body()
+        if any(not isinstance(body.get(name), str) or not body[name] for name in ("outTrackId", "guid", "key")):
+            raise refuse(400, "invalidParameter", "outTrackId, guid and key are needed")
+        if not isinstance(body.get("content"), str):
+            raise refuse(400, "invalidParameter.content", "content is needed")
+        with sim.cards.lock:
+            card = sim.cards.find(body["outTrackId"])
+            if card is None:
+                raise refuse(400, "invalidParameter.outTrackId", "there is no such card")
+            text = body["content"] if body.get("isFull") else card.text + body["content"]
+            sim.cards.change(card, text, growing=not body.get("isFinalize"))
+        return jsonify(success=True, result=True)
 
     @routes.post("/v1.0/robot/messageFiles/download")
     def download() -> Response:

@@ -1,6 +1,7 @@
 """Feishu's open platform (``/open-apis``), as far as a bot uses it."""
 
 import json
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from clawdbot_simulator import identity
+from clawdbot_simulator.cards import Card
 from clawdbot_simulator.faults import Fault
 from clawdbot_simulator.simulation import Refusal, Simulation, json_body, readable
 
@@ -20,6 +22,7 @@ RECEIVE_ID_PREFIX = {
 }
 MAX_CONTENT_BYTES = {"text": 150_000, "post": 30_000, "interactive": 30_000}
 MAX_UUID = 50
+MAX_CARD_BYTES = 30_000
 UUID_LIFETIME = 3600  # seconds
 
 
@@ -93,7 +96,8 @@ def blueprint(sim: Simulation) -> Blueprint:
             parsed = json.loads(content)
         except ValueError:
             parsed = None
-        text = readable(parsed) if isinstance(parsed, dict) else ""
+        card = card_of(parsed) if kind == "interactive" else None
+        text = card.text if card else readable(parsed) if isinstance(parsed, dict) else ""
         if not text:
             raise refuse(230001, "invalid request parameter, ext=content is not valid")
         with sim.lock:
@@ -116,6 +120,9 @@ def blueprint(sim: Simulation) -> Blueprint:
                 data |= {"root_id": answers, "parent_id": answers}
             if uuid:
                 sim.delivered_uuids[uuid] = (time.time(), data)
+            if card:
+                sim.cards.show(card, conversation, answers)
+                return success(**data)
             sim.records.add(
                 "message",
                 endpoint,
@@ -126,6 +133,91 @@ def blueprint(sim: Simulation) -> Blueprint:
                 uuid=uuid,
             )
         return success(**data)
+
+    def card_of(content: Any) -> Card | None:
+        """The card that a message's content names by its id; None when it is no such content."""
+        if not isinstance(content, dict) or content.get("type") != "card":
+            if isinstance(content, dict) and "card_id" in content:
+                raise refuse(230099, "Failed to create card content, ext=ErrCode: 200621; parse card json err")
+            return None
+        data = content.get("data")
+        card = sim.cards.find(str(data.get("card_id"))) if isinstance(data, dict) else None
+        if card is None:
+            raise refuse(230099, "Failed to create card content, ext=ErrCode: 200740; the card entity does not exist")
+        return card
+
+    def card_json(data: Any) -> dict[str, Any]:
+        """A card's JSON, checked as far as growing needs it."""
+        if not isinstance(data, str) or not data:
+            raise missing("data")
+        if len(data.encode()) > MAX_CARD_BYTES:
+            raise refuse(200860, "Card content exceeds limit.")
+        try:
+            found = json.loads(data)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise refuse(200220, "Failed to generate card content")
+        if found.get("schema") != "2.0":
+            raise refuse(200610, "body is nil")
+        if (found.get("config") or {}).get("update_multi") is not True:
+            raise refuse(300302, "update_multi property is false")
+        return found
+
+    def turned(card_id: str, body: dict[str, Any]) -> Card:
+        """The card, if it is this request's turn to change it."""
+        card = sim.cards.find(card_id)
+        if card is None:
+            raise refuse(200740, "The card entity does not exist")
+        sequence = body.get("sequence")
+        if not isinstance(sequence, int) or not 1 <= sequence <= 2147483647:
+            raise refuse(99992402, "field validation failed: sequence")
+        if sequence <= card.sequence:
+            raise refuse(300317, "sequence number compare failed")
+        card.sequence = sequence
+        return card
+
+    @routes.post("/cardkit/v1/cards")
+    def make_card() -> Response:
+        require_token()
+        body = json_body()
+        if body.get("type") != "card_json":
+            raise missing("type")
+        found = card_json(body.get("data"))
+        elements, words, _ = _elements(found)
+        card = Card(str(secrets.randbelow(10**19)), "feishu", words, elements=elements)
+        card.growing = bool(found["config"].get("streaming_mode"))
+        sim.cards.add(card)
+        return success(card_id=card.id)
+
+    @routes.put("/cardkit/v1/cards/<card_id>/elements/<element_id>/content")
+    def update_card(card_id: str, element_id: str) -> Response:
+        require_token()
+        body = json_body()
+        content = body.get("content")
+        if not isinstance(content, str) or not content:
+            raise missing("content")
+        with sim.cards.lock:
+            card = turned(card_id, body)
+            if not card.growing:
+                raise refuse(300309, "streaming mode is closed")
+            if element_id not in card.elements:
+                raise refuse(300313, "Failed to update element properties")
+            sim.cards.change(card, content)
+        return success()
+
+    @routes.put("/cardkit/v1/cards/<card_id>")
+    def replace_card(card_id: str) -> Response:
+        require_token()
+        body = json_body()
+        given = body.get("card")
+        found = card_json(given.get("data") if isinstance(given, dict) else None)
+        elements, words, folded = _elements(found)
+        with sim.cards.lock:
+            card = turned(card_id, body)
+            card.elements = elements
+            sim.cards.change(card, words, growing=bool(found["config"].get("streaming_mode")), folded=folded)
+        return success()
 
     @routes.post("/auth/v3/tenant_access_token/internal")
     def token() -> Response:
@@ -189,3 +281,12 @@ def blueprint(sim: Simulation) -> Blueprint:
         return success(user={"name": name, "en_name": name, "open_id": user_id, "user_id": user_id})
 
     return routes
+
+
+def _elements(card: dict[str, Any]) -> tuple[set[str], str, str]:
+    """The ids of a card's elements, what it says, and what is folded away in it."""
+    elements = [each for each in (card.get("body") or {}).get("elements") or [] if isinstance(each, dict)]
+    shown = [each for each in elements if each.get("tag") == "markdown"]
+    folded = [each.get("elements") for each in elements if each.get("tag") == "collapsible_panel"]
+    ids = {str(each["element_id"]) for each in shown if each.get("element_id")}
+    return ids, "\n".join(str(each.get("content", "")) for each in shown), readable(folded)

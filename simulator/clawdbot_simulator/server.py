@@ -117,6 +117,11 @@ def control(sim: Simulation, app: Flask) -> Blueprint:
     def status() -> Response:
         return jsonify(last_seq=sim.records.last_seq, time=time.time())
 
+    @routes.get("/cards")
+    def cards() -> Response:
+        names = ("id", "platform", "conversation", "answers", "text", "folded", "growing", "updates")
+        return jsonify([{name: getattr(card, name) for name in names} for card in sim.cards.all()])
+
     @routes.get("/faults")
     def faults() -> Response:
         return jsonify([dataclasses.asdict(fault) for fault in sim.faults.active()])

@@ -11,6 +11,7 @@ from typing import Any
 
 from flask import request
 
+from clawdbot_simulator.cards import Cards
 from clawdbot_simulator.config import Config
 from clawdbot_simulator.faults import FaultBoard
 from clawdbot_simulator.records import Records
@@ -78,6 +79,7 @@ class Simulation:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.records = Records()
+        self.cards = Cards(self.records)
         self.faults = FaultBoard()
         self.lock = threading.Lock()
         self.files: dict[str, bytes] = {}
@@ -86,6 +88,7 @@ class Simulation:
     def forget(self) -> None:
         """Back to the state after the start; only configuration and record numbers stay."""
         self.records.clear()
+        self.cards.clear()
         self.faults.clear()
         self.tokens = {
             "dingtalk": Tokens("", renew_below=0),
@@ -128,6 +131,6 @@ def readable(content: object) -> str:
         return "\n".join(filter(None, map(readable, content)))
     if isinstance(content, dict):
         # "tag", "href" and the like are markup; all other strings below these keys are shown.
-        hidden = {"tag", "href", "style", "url", "image_key", "user_id", "msgtype"}
+        hidden = {"tag", "href", "style", "url", "image_key", "user_id", "msgtype", "schema"}
         return readable([value for key, value in content.items() if key not in hidden])
     return ""

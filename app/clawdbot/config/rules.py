@@ -32,6 +32,11 @@ AES_KEY_LENGTH = 43
 # What goes into a header and is no quotation mark, which is copied by mistake.
 KEY = re.compile(r"[!#-&(-\[\]-~]*")
 NO_KEY = "has a character that no key has, such as a space, a quotation mark or one beyond ASCII; copy it again"
+# The template for AI cards that DingTalk gives to everybody; many public clients use it.
+CARD_TEMPLATE = "382e4302-551d-4880-bf29-a30acfab2e71.schema"
+# One to show the card, one for what grows, one to finish it.
+FEWEST_CARD_CALLS = 3
+MOST_CALLS = 100_000_000
 # Fields of a request to the model that have a setting of their own.
 RESERVED_FIELDS = {"model": "MODEL_NAME", "messages": "MODEL_SYSTEM_PROMPT", "stream": "MODEL_STREAM"}
 
@@ -52,7 +57,12 @@ def dingtalk(reader: Reader) -> DingTalkConfig:
         access_token=reader.text("access_token", "copy it from the group robot's URL", default=""),
         robot_secret=reader.text("robot_secret", "copy the group robot's SEC... secret", default=""),
         access=_access(reader),
+        card_calls=reader.number("card_calls", 0, 0, 100),
+        card_template=reader.text("card_template", "leave it out to use DingTalk's own", default=CARD_TEMPLATE),
+        monthly_calls=reader.number("monthly_calls", 0, 0, MOST_CALLS),
     )
+    if 0 < config.card_calls < FEWEST_CARD_CALLS:
+        reader.problem("card_calls", f"must be at least {FEWEST_CARD_CALLS}, such as 10; 0 for answers without cards")
     config = dataclasses.replace(config, former=_former_block(reader, config, ("app_secret", "aes_key", "token")))
     for key, value in (("aes_key", config.aes_key), ("former.aes_key", config.former.values.get("aes_key", ""))):
         if value and not _is_aes_key(value):
@@ -83,6 +93,8 @@ def feishu(reader: Reader) -> FeishuConfig:
         webhook_url=webhook_url,
         api_base_url=reader.url("api_base_url", default=_origin(webhook_url)),
         access=_access(reader),
+        cards=reader.flag("cards", default=True),
+        monthly_calls=reader.number("monthly_calls", 0, 0, MOST_CALLS),
     )
     names = ("app_secret", "encryption_key", "verification_token")
     return dataclasses.replace(config, former=_former_block(reader, config, names))
@@ -188,6 +200,7 @@ def model(reader: Reader) -> ModelConfig:
         answer_characters=reader.number("MODEL_ANSWER_CHARACTERS", 20_000, 100, 200_000),
         extra_fields=reader.fields("MODEL_EXTRA_FIELDS", RESERVED_FIELDS, example='{"enable_thinking": false}'),
         stream=reader.flag("MODEL_STREAM", default=True),
+        show_reasoning=reader.flag("MODEL_SHOW_REASONING", default=False),
         first_token_seconds=reader.number("MODEL_FIRST_TOKEN_SECONDS", 200, 1, 3600),
         idle_seconds=reader.number("MODEL_IDLE_SECONDS", 15, 1, 3600),
         total_seconds=reader.number("MODEL_TOTAL_SECONDS", 300, 1, 3600),

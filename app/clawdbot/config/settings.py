@@ -62,7 +62,11 @@ class Replaceable:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DingTalkConfig(Replaceable):
-    """``dingtalk.yaml``. ``robot_secret`` is the SEC... secret of a group robot that `push` signs with."""
+    """``dingtalk.yaml``.
+
+    ``robot_secret`` is the SEC... secret of a group robot that `push` signs with. ``card_calls`` is how many calls an
+    answer on a card may cost, 0 for no cards; ``monthly_calls`` how many the organisation has in a month, 0 if unknown.
+    """
 
     app_key: str
     app_secret: str = dataclasses.field(repr=False)
@@ -76,11 +80,17 @@ class DingTalkConfig(Replaceable):
     robot_secret: str = dataclasses.field(repr=False)
     access: Access
     former: Former = Former()
+    card_calls: int = 0
+    card_template: str = ""
+    monthly_calls: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FeishuConfig(Replaceable):
-    """``feishu.js``. An empty ``encryption_key`` means that none is set in Feishu's console."""
+    """``feishu.js``. An empty ``encryption_key`` means that none is set in Feishu's console.
+
+    ``cards`` lets answers grow; ``monthly_calls`` is how many calls the organisation has in a month, 0 if unknown.
+    """
 
     app_id: str
     app_secret: str = dataclasses.field(repr=False)
@@ -90,6 +100,8 @@ class FeishuConfig(Replaceable):
     api_base_url: str
     access: Access
     former: Former = Former()
+    cards: bool = True
+    monthly_calls: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,6 +144,7 @@ class ModelConfig:
         answer_characters: what is longer is cut by the bot.
         extra_fields: more fields of the request; null takes one away.
         stream: whether the answer is asked for piece by piece.
+        show_reasoning: whether users may see how the model came to its answer.
         first_token_seconds: how long a streaming service may be silent before the answer begins.
         idle_seconds: how long it may be silent afterwards.
         total_seconds: how long an answer may take.
@@ -151,6 +164,7 @@ class ModelConfig:
     answer_characters: int = 20_000
     extra_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stream: bool = True
+    show_reasoning: bool = False
     first_token_seconds: float = 200
     idle_seconds: float = 15
     total_seconds: float = 300

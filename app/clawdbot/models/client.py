@@ -29,6 +29,17 @@ MOST_SHORTENINGS = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Said:
+    """What the model has said so far, without reasoning."""
+
+    text: str = ""
+
+
+def unwatched(said: Callable[[], Said]) -> None:
+    """Nobody wants to know."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Question:
     """What is asked.
 
@@ -38,6 +49,7 @@ class Question:
         history: earlier turns, oldest first.
         text: the user's words.
         pictures: what the user attached.
+        watch: is told, when the model begins, how to look at what it has said so far.
     """
 
     key: str
@@ -45,6 +57,7 @@ class Question:
     history: Sequence[tuple[str, str]]
     text: str
     pictures: Sequence[Picture] = ()
+    watch: Callable[[Callable[[], Said]], None] = dataclasses.field(default=unwatched, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,10 +67,12 @@ class Reply:
     Attributes:
         text: the model's words, without reasoning.
         note: one of `texts` that the user is told besides, because the answer is not all there; else empty.
+        thoughts: the reasoning, if users see that; else empty.
     """
 
     text: str
     note: str = ""
+    thoughts: str = ""
 
 
 class Model(Protocol):
@@ -84,7 +99,9 @@ class EchoModel:
 class Way(Protocol):
     """How a service is reached; `wire.Service` is one."""
 
-    def ask(self, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience) -> Completion:
+    def ask(
+        self, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience, found: Completion | None = None
+    ) -> Completion:
         """See `wire.Service.ask`."""
 
 
@@ -152,7 +169,7 @@ class ChatModel:
 
     def _call(self, question: Question, seconds: float) -> Reply:
         # Only the worker comes here, and pays for the HTTP client of models.
-        from clawdbot.models.wire import Patience
+        from clawdbot.models.wire import Completion, Patience
 
         config, timer = self._config, metrics.Timer()
         credential = self._credential()
@@ -161,7 +178,10 @@ class ChatModel:
         kind = Kind.SUCCESS
         fields: dict[str, Any] = {}
         try:
-            found = self._service.ask(self._body(question), headers, Patience(first, config.idle_seconds, seconds))
+            so_far = Completion()
+            question.watch(lambda: Said(text.clean(reasoning.without(so_far.text))))
+            patience = Patience(first, config.idle_seconds, seconds)
+            found = self._service.ask(self._body(question), headers, patience, so_far)
             fields = {"status": found.status, "finish": found.finish, "first_token_seconds": found.first_token_seconds}
             fields |= self._count(found.usage)
             return self._reply(found)
@@ -205,14 +225,16 @@ class ChatModel:
         ended = failures.finish(found.finish)
         if ended not in {Kind.SUCCESS, Kind.LENGTH, Kind.CONTENT_FILTER}:
             raise Failed(ended, status=found.status, code=found.finish)
-        words = text.clean(reasoning.without(found.text)) or text.clean(found.refusal)
+        answer, thoughts = reasoning.parted(found.text)
+        words = text.clean(answer) or text.clean(found.refusal)
         if not words:
             nothing = Kind.TOO_SLOW if found.late else Kind.EMPTY if ended is Kind.SUCCESS else ended
             raise Failed(nothing, status=found.status, code=found.finish)
         note = {Kind.LENGTH: texts.CUT, Kind.CONTENT_FILTER: texts.FILTERED_REST}.get(ended, "")
         if len(words) > self._config.answer_characters:
             words, note = words[: self._config.answer_characters], texts.CUT
-        return Reply(words, texts.CUT_LATE if found.late else note)
+        thoughts = text.clean(found.thought or thoughts) if self._config.show_reasoning else ""
+        return Reply(words, texts.CUT_LATE if found.late else note, thoughts)
 
 
 def _shorter(question: Question, times: int) -> Question:

@@ -21,14 +21,15 @@ TAG = re.compile(
 )
 
 
-def without(text: str) -> str:
-    """Return ``text`` without its reasoning.
+def parted(text: str) -> tuple[str, str]:
+    """Return ``text`` without its reasoning, and the reasoning.
 
     Reasoning may stand between two tags, before a closing one whose opening one was part of the prompt, or behind an
     opening one that was never closed, because the answer was cut. In code and between backticks somebody talks about
     the tags.
     """
     kept: list[str] = []
+    thoughts: list[str] = []
     at, inside = 0, False
     # Where code begins and ends, as far as it was looked at, and how many tags it has opened.
     seen, ticks, fence, in_code = 0, 0, "", 0
@@ -44,12 +45,18 @@ def without(text: str) -> str:
         if not closing and not inside and (fence or tick):
             in_code += 1
             continue
+        if closing:
+            thoughts += [*([] if inside else kept), text[at : tag.start()]]
         if closing and not inside:
             kept.clear()
         elif not inside:
             kept.append(text[at : tag.start()])
         at, inside = seen, not closing
         ticks, fence, in_code = 0, "", 0
-    if not inside:
-        kept.append(text[at:])
-    return "".join(kept).strip()
+    (thoughts if inside else kept).append(text[at:])
+    return "".join(kept).strip(), "".join(thoughts).strip()
+
+
+def without(text: str) -> str:
+    """Return ``text`` without its reasoning; see `parted`."""
+    return parted(text)[0]

@@ -57,6 +57,7 @@ class Completion:
         retry_after: seconds to wait, if the service said so.
         error: its error object, whatever its form, empty if there was none.
         pieces: the answer, reasoning in tags included.
+        thoughts: reasoning that the service keeps apart.
         refusal: why the model does not want to answer, in its own words.
         finish: ``finish_reason``.
         usage: tokens by kind.
@@ -70,6 +71,7 @@ class Completion:
     retry_after: float | None = None
     error: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pieces: list[str] = dataclasses.field(default_factory=list)
+    thoughts: list[str] = dataclasses.field(default_factory=list)
     characters: int = 0
     refusal: str = ""
     finish: str = ""
@@ -81,8 +83,12 @@ class Completion:
     @property
     def text(self) -> str:
         """The answer so far; a character that was split over two pieces is one again."""
-        whole = "".join(self.pieces)
-        return whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _joined(self.pieces)
+
+    @property
+    def thought(self) -> str:
+        """The reasoning so far, as far as it is kept apart."""
+        return _joined(self.thoughts)
 
     def take(self, data: Any) -> None:
         """Add a piece of the answer, or the whole of it: the two differ in one name."""
@@ -100,10 +106,17 @@ class Completion:
         self.pieces.append(content)
         self.characters += len(content)
         self.refusal += _plain(said.get("refusal"))
-        self.begun = self.begun or bool(said.get("content") or said.get("reasoning_content") or said.get("reasoning"))
+        thought = said.get("reasoning_content") or said.get("reasoning")
+        if isinstance(thought, str):
+            self.thoughts.append(thought)
+        self.begun = self.begun or bool(said.get("content") or thought)
         self.finish = str(choice.get("finish_reason") or self.finish)
         usage = data.get("usage") or choice.get("usage")
         self.usage = usage if isinstance(usage, dict) else self.usage
+
+
+def _joined(pieces: list[str]) -> str:
+    return "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _error_code(data: Mapping[str, Any]) -> bool:
@@ -164,16 +177,21 @@ class Service:
         # Once, for http:// as well: a client that is given none loads the authorities at each call, which takes 40 ms.
         self._ssl = _trust()
 
-    def ask(self, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience) -> Completion:
+    def ask(
+        self, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience, found: Completion | None = None
+    ) -> Completion:
         """Send a request and return the answer, whatever the status.
+
+        ``found`` becomes the answer: another thread may look at how far it is.
 
         Raises:
             Failed: there is none: unreachable, broken off, silent, or too slow with nothing to show for it.
         """
-        return asyncio.run(self._ask(body, headers, patience))
+        return asyncio.run(self._ask(body, headers, patience, found or Completion()))
 
-    async def _ask(self, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience) -> Completion:
-        found = Completion()
+    async def _ask(
+        self, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience, found: Completion
+    ) -> Completion:
         clock = asyncio.get_running_loop().time
         start = clock()
         try:

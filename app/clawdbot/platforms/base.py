@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clawdbot import text
-from clawdbot.errors import Refusal
+from clawdbot.errors import Final, Refusal
 from clawdbot.message import Message
 
 if TYPE_CHECKING:
@@ -128,6 +128,81 @@ class Services:
     cache: Cache
 
 
+class CardRefused(Final):
+    """The platform takes no card.
+
+    Attributes:
+        everywhere: whether that holds for all chats: a permission is missing, or there are no calls left.
+    """
+
+    def __init__(self, reason: str, *, everywhere: bool = False) -> None:
+        """Keep whom it concerns."""
+        super().__init__(reason)
+        self.everywhere = everywhere
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Folded:
+    """What is shown to who wants to see it: a title, and the words behind it."""
+
+    title: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pace:
+    """When a growing card is updated: at once, and then after pauses that grow.
+
+    Attributes:
+        first: seconds between the first two updates.
+        factor: how much longer each pause is than the one before.
+        longest: no pause is longer.
+        most: updates for one answer; 0 for any number.
+    """
+
+    first: float
+    factor: float
+    longest: float
+    most: int = 0
+
+    def seconds(self, number: int) -> float:
+        """Return the pause behind update ``number``, the first being 1."""
+        return float(min(self.longest, self.first * self.factor ** min(number - 1, 64)))
+
+
+class CardSender(Protocol):
+    """What shows an answer on a card while it is written.
+
+    Every call may raise `Retry`, and `CardRefused` or another `Final`. Who calls takes care of order by ``turn``,
+    which grows with each of them.
+
+    Attributes:
+        pace: when to update.
+        monthly_calls: how many calls the organisation has in a month; 0 if nobody said.
+    """
+
+    pace: Pace
+    monthly_calls: int
+
+    def possible(self, message: Message) -> bool:
+        """Whether who wrote ``message`` can get a card."""
+
+    def make(self, message: Message, words: str) -> str:
+        """Make a card that nobody sees yet; return its id."""
+
+    def post(self, message: Message, card: str, words: str, turn: int, *, again: bool) -> None:
+        """Show a card as the answer to ``message``; ``again``: an earlier call may have done it."""
+
+    def may(self) -> bool:
+        """Whether an update is within the limits of the platform now, over all nodes; if so, it counts."""
+
+    def update(self, card: str, words: str, turn: int) -> None:
+        """Show all that was said so far."""
+
+    def finish(self, card: str, words: str, turn: int, folded: Folded | None) -> None:
+        """Show the answer, and what is ``folded`` if the platform can; nothing follows."""
+
+
 class Sender(Protocol):
     """What goes out to a chat platform, and what is looked up there: all that the worker needs of it.
 
@@ -135,11 +210,13 @@ class Sender(Protocol):
         name: name of the platform.
         access: who may talk to the bot.
         part_bytes: greatest size of one part of an answer, UTF-8 bytes.
+        cards: shows answers while they are written; None if they come only when they are done.
     """
 
     name: str
     access: Access
     part_bytes: int
+    cards: CardSender | None
 
     def addressed(self, message: Message) -> bool:
         """Whether the bot is meant; in a group it is if somebody mentions it."""

@@ -19,7 +19,8 @@ from clawdbot.former import Uses
 from clawdbot.http import Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
-from clawdbot.platforms.base import SEND_SECONDS, Attachment, Quote, Services
+from clawdbot.platforms.base import SEND_SECONDS, Attachment, CardSender, Quote, Services
+from clawdbot.platforms.dingtalk.cards import DingTalkCards
 from clawdbot.platforms.dingtalk.crypto import robot_sign
 from clawdbot.sent import Mark
 from clawdbot.tokens import Token
@@ -64,6 +65,9 @@ class DingTalkSender:
         self._limiter = services.limiter
         self._token = Token(services.notes, self.name, config.app_key, self._fetch_token)
         self._uses = Uses(services.notes, {self.name: config.former})
+        self.cards: CardSender | None = None
+        if config.card_calls:
+            self.cards = DingTalkCards(config, self._api, self._robot_code, services.limiter)
         self._bases = (config.api_base_url, config.oapi_base_url)
 
     def addressed(self, message: Message) -> bool:  # noqa: ARG002  # part of Sender
@@ -206,14 +210,16 @@ class DingTalkSender:
             self._raise("token", response)
         return str(token), float(answer.get("expireIn") or 0)
 
-    def _api(self, way: str, path: str, body: Mapping[str, Any], mark: Mark | None = None) -> dict[str, Any]:
-        """POST to the server API with our token; a refused token is replaced once."""
+    def _api(
+        self, way: str, path: str, body: Mapping[str, Any], mark: Mark | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Call the server API with our token; a refused token is replaced once."""
         self._limiter.wait(f"dingtalk-api:{self._config.app_key}", API_RATE)
         url = self._config.api_base_url + path
 
         def call(token: str) -> Response:
             headers = {"x-acs-dingtalk-access-token": token}
-            return self._post(way, url, body, headers=headers, on_written=mark and mark.written)
+            return self._post(way, url, body, headers=headers, on_written=mark and mark.written, **options)
 
         def refused(response: Response) -> bool:
             bad = response.status in BAD_TOKEN or "InvalidAuthentication" in str(response.json().get("code", ""))
@@ -227,11 +233,11 @@ class DingTalkSender:
         metrics.SENDS.labels(self.name, way, "success").inc()
         return response.json()
 
-    def _post(self, way: str, url: str, body: Mapping[str, Any], **options: Any) -> Response:
+    def _post(self, way: str, url: str, body: Mapping[str, Any], *, method: str = "POST", **options: Any) -> Response:
         shown = way in SHOWN
         try:
-            deadline = SEND_SECONDS if shown else http.CALL_SECONDS
-            response = self._http.request("POST", url, payload=body, deadline=deadline, **options)
+            options.setdefault("deadline", SEND_SECONDS if shown else http.CALL_SECONDS)
+            response = self._http.request(method, url, payload=body, **options)
         except TransportError as error:
             metrics.SENDS.labels(self.name, way, "unreachable").inc()
             raise (Unsure if error.sent and shown else Retry)(f"dingtalk: {error}") from None
@@ -310,5 +316,4 @@ def _forms(content: str) -> list[_Form]:
 
 
 def _title(content: str) -> str:
-    first = next((line for line in content.splitlines() if line.strip()), "")
-    return first.strip("#*`>- ")[:TITLE_CHARACTERS] or "clawdbot"
+    return text.first_line(content)[:TITLE_CHARACTERS] or "clawdbot"

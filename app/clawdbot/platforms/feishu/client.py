@@ -25,6 +25,7 @@ from clawdbot.message import Message
 from clawdbot.platforms import base
 from clawdbot.platforms.base import Attachment, Content, Quote, Services
 from clawdbot.platforms.feishu import content
+from clawdbot.platforms.feishu.cards import MOST_TABLES, FeishuCards
 from clawdbot.sent import Mark
 from clawdbot.tokens import Token
 
@@ -32,7 +33,7 @@ API_RATE = Rate(16, 50)
 CHAT_RATE = Rate(5, 5)
 MAX_IMAGE_BYTES = 10 * 1024 * 1024
 BAD_TOKEN = {99991663, 99991665, 99991677, 99991668}
-LATER = {99991400, 230020, 230049}
+LATER = {99991400, 230020, 230049, 300120}
 # The answered message is gone; the chat is still there.
 RECALLED = {230011, 230110}
 # Refusals that no other form of the message would change: of the chat, the recipient, the words or the permissions.
@@ -42,8 +43,6 @@ NOT_THE_FORM = {
     230002, 230006, 230013, 230022, 230027, 230028, 230035, 230053, 232009,
     10014, 10015, 99991401, 99991661, 99991672, 99991679,
 }  # fmt: skip
-# A card with more is not shown (measured by picsky/dsh-pocket-console).
-MOST_TABLES = 5
 MOST_FORWARDED = 20
 QUOTE_SECONDS = 5.0
 # Otherwise a card is replaced by the advice to update the client; unknown parameters are ignored.
@@ -69,6 +68,9 @@ class FeishuSender:
         self._cache = services.cache
         self._token = Token(services.notes, self.name, config.app_id, self._fetch_token)
         self._uses = Uses(services.notes, {self.name: config.former})
+        self.cards: base.CardSender | None = None
+        if config.cards:
+            self.cards = FeishuCards(config, self._call, self._reply, services.limiter)
 
     def addressed(self, message: Message) -> bool:
         """In a group the bot is meant if one of the mentions has its own id; names can be faked."""
@@ -138,10 +140,10 @@ class FeishuSender:
         mark: Mark,  # noqa: ARG002  # the uuid does what it is for
     ) -> None:
         """Reply; degrade from card to post to text, and from a reply to a message if the original was recalled."""
-        self._limiter.wait(f"feishu-chat:{message.conversation}", CHAT_RATE)
         _plainer(content, lambda form, body: self._reply(message, f"{part}-{form}", form, body))
 
     def _reply(self, message: Message, part: str, form: str, content: Mapping[str, Any]) -> None:
+        self._limiter.wait(f"feishu-chat:{message.conversation}", CHAT_RATE)
         body = {"content": json.dumps(content, ensure_ascii=False), "msg_type": form, "uuid": reply_uuid(message, part)}
         options = {"payload": body, "deadline": base.SEND_SECONDS}
         try:

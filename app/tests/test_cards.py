@@ -1,0 +1,344 @@
+"""Answers that grow, against the simulator, in real processes: a sign at once, the words as they come, one end."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from clawdbot import cards as cards_module
+from clawdbot import texts
+from clawdbot.cards import off_key
+from clawdbot.platforms.base import Pace
+from clawdbot_simulator.load import Plan
+from clawdbot_simulator.records import Record
+from clawdbot_simulator.users import DingTalk, Feishu, Question
+
+from .conftest import eventually
+from .site import APP, Site, site
+from .test_chaos import RETRIES, assert_kept, under_load
+from .test_faults import answers, tell
+
+CALLS = 8
+# Says a word in so many seconds.
+PACE = 0.15
+WORDS = "One two **three** four five six seven eight nine ten."
+BOTH = pytest.mark.parametrize("platform", ["dingtalk", "feishu"])
+number = iter(range(10_000))
+
+
+@pytest.fixture(scope="module")
+def bot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    with site(folder, APP, {"card_calls": CALLS}, MODEL_SHOW_REASONING="true") as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def fresh(bot: Site) -> None:
+    bot.control.reset()
+    client = bot.queue().client
+    for name in client.scan_iter("clawdbot:cards-off*"):
+        client.delete(name)
+
+
+def ask(bot: Site, platform: str = "feishu", text: str = "tell me", **fields: Any) -> Question:
+    users = DingTalk(bot.config) if platform == "dingtalk" else Feishu(bot.config)
+    question = users.text(f"user {next(number)}", text, **fields)
+    tell(bot, question)
+    return question
+
+
+def shown(bot: Site, question: Question) -> list[Record]:
+    """What the card of a question showed, one after the other."""
+    return bot.control.records(kind="card", conversation=question.conversation)
+
+
+def card(bot: Site, question: Question) -> dict[str, Any]:
+    """The one card of a question."""
+    [found] = [each for each in bot.control.cards() if each["conversation"] == question.conversation]
+    return found
+
+
+def open_cards(bot: Site) -> list[dict[str, Any]]:
+    return [each for each in bot.control.cards() if each["growing"]]
+
+
+@BOTH
+def test_an_answer_grows(bot: Site, platform: str) -> None:
+    bot.control.set_model_answer(WORDS, before=1.5, pace=PACE)
+    question = ask(bot, platform)
+    assert answers(bot, question) == [WORDS]
+    first, *growing, last = [record.text for record in shown(bot, question)]
+    assert first == texts.THINKING, "a sign before the model's first word"
+    assert len(growing) > 1
+    assert all(WORDS.startswith(words) for words in growing), growing
+    assert sorted(growing, key=len) == growing
+    assert last == WORDS
+    assert not open_cards(bot)
+    if platform == "feishu":
+        assert bot.control.messages()[0].answers == question.message_id
+
+
+@BOTH
+def test_in_a_group(bot: Site, platform: str) -> None:
+    bot.control.set_model_answer(WORDS, before=0.5, pace=PACE)
+    question = ask(bot, platform, group="ops")
+    assert answers(bot, question) == [WORDS]
+    assert len(shown(bot, question)) > 2
+    assert not open_cards(bot)
+
+
+@BOTH
+def test_a_quick_answer_is_a_message(bot: Site, platform: str) -> None:
+    bot.control.set_model_answer(WORDS)
+
+    def is_a_message() -> bool:
+        question = ask(bot, platform)
+        assert answers(bot, question) == [WORDS]
+        return not shown(bot, question)
+
+    # On a busy machine it may take longer for once.
+    eventually(is_a_message)
+
+
+def test_a_command_is_no_card(bot: Site) -> None:
+    assert len(answers(bot, ask(bot, text="/help"))) == 1
+    assert not bot.control.cards()
+
+
+def test_a_long_answer_begins_on_the_card_and_goes_on_below(bot: Site) -> None:
+    long = "\n\n".join(f"{number} " + "x" * 1000 for number in range(15))
+    bot.control.set_model_answer(long, before=1)
+    question = ask(bot)
+    eventually(lambda: len(bot.control.messages()) == 2)
+    parts = bot.control.messages()
+    assert [part.endpoint for part in parts] == ["feishu.card", "feishu.reply"]
+    assert "\n\n".join(part.text for part in parts) == long
+    assert card(bot, question)["growing"] is False
+
+
+def test_thoughts_are_folded_away(bot: Site) -> None:
+    bot.control.set_model_answer(WORDS, reasoning="First I count.", before=0.5, pace=PACE)
+    question = ask(bot)
+    assert answers(bot, question) == [WORDS]
+    assert card(bot, question)["folded"] == "First I count."
+    assert not any("First I count" in record.text for record in shown(bot, question))
+
+
+def test_markup_of_the_platform_is_defused_on_cards(bot: Site) -> None:
+    bot.control.set_model_answer("Hello <at id=all></at> and more words", before=0.6, pace=0.3)
+    question = ask(bot)
+    answers(bot, question)
+    assert not any("<at" in record.text for record in shown(bot, question))
+
+
+def test_what_cannot_be_answered_is_said_on_the_card(bot: Site) -> None:
+    bot.control.add_fault("model.chat", "slow", seconds=1.0)
+    bot.control.set_model_answer("x", finish="content_filter")
+    bot.control.add_fault("model.chat", "expired_token")
+    question = ask(bot)
+    eventually(bot.control.messages)
+    assert not open_cards(bot)
+    assert len(bot.control.messages(conversation=question.conversation)) == 1
+
+
+# Refused
+
+
+def test_without_the_permission_answers_are_messages_and_check_says_so(bot: Site) -> None:
+    missing = {"code": 99991672, "msg": "Access denied. One of the following scopes is required: [cardkit:card:write]"}
+    bot.control.add_fault("feishu.make_card", "error", status=400, body=missing)
+    bot.control.set_model_answer(WORDS, before=0.6)
+    assert answers(bot, ask(bot)) == [WORDS]
+    assert answers(bot, ask(bot)) == [WORDS]
+    assert not bot.control.cards()
+    assert sum(fault.hits for fault in bot.control.faults()) == 1, "it was tried once"
+    assert "99991672" in str(bot.queue().client.get(off_key("feishu")))
+    said = bot.check()
+    assert "cardkit:card:write" in said
+
+
+@BOTH
+def test_a_card_that_is_refused_where_it_should_be_shown(bot: Site, platform: str) -> None:
+    refusal = {"code": 230099, "msg": "Failed to create card content, ext=ErrCode: 11310"}
+    if platform == "feishu":
+        bot.control.add_fault("feishu.reply", "error", count=1, status=400, body=refusal)
+    else:
+        body = {"result": {"deliverResults": [{"success": False, "errorMsg": "no"}]}, "success": True}
+        bot.control.add_fault("dingtalk.deliver_card", "error", count=1, status=200, body=body)
+    bot.control.set_model_answer(WORDS, before=0.6)
+    assert answers(bot, ask(bot, platform)) == [WORDS]
+    assert not bot.control.cards()
+    question = ask(bot, platform)
+    assert answers(bot, question) == [WORDS]
+    assert card(bot, question)["text"] == WORDS, "others get theirs"
+
+
+def test_an_external_user_of_dingtalk_gets_a_message(bot: Site) -> None:
+    bot.control.set_model_answer(WORDS, before=0.6)
+    question = ask(bot, "dingtalk", senderStaffId="")
+    assert answers(bot, question) == [WORDS]
+    assert not bot.control.cards()
+
+
+@BOTH
+def test_updates_that_fail_do_not_hurt(bot: Site, platform: str) -> None:
+    endpoint = {"feishu": "feishu.update_card", "dingtalk": "dingtalk.stream_card"}[platform]
+    bot.control.add_fault(endpoint, "server_error", count=2)
+    bot.control.set_model_answer(WORDS, before=0.6, pace=PACE)
+    question = ask(bot, platform)
+    assert answers(bot, question) == [WORDS]
+    assert not open_cards(bot)
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["server_error", "drop", "drop_after", "rate_limit"])
+def test_the_end_comes_in_spite_of_faults(bot: Site, platform: str, kind: Any) -> None:
+    endpoint = {"feishu": "feishu.replace_card", "dingtalk": "dingtalk.stream_card"}[platform]
+    bot.control.set_model_answer(WORDS, before=1)
+    question = ask(bot, platform)
+    eventually(lambda: shown(bot, question))
+    bot.control.add_fault(endpoint, kind, count=1)
+    assert answers(bot, question) == [WORDS]
+    assert not open_cards(bot)
+    assert len(bot.control.records(kind="model")) == 1
+
+
+def test_a_card_that_cannot_be_mended_is_followed_by_a_message(bot: Site) -> None:
+    gone = {"code": 200740, "msg": "The card entity does not exist"}
+    bot.control.set_model_answer(WORDS, before=1)
+    question = ask(bot)
+    eventually(lambda: shown(bot, question))
+    bot.control.add_fault("feishu.replace_card", "error", status=400, body=gone)
+    assert answers(bot, question) == [WORDS]
+    assert bot.control.messages()[0].endpoint == "feishu.reply"
+
+
+def test_a_card_that_does_not_take_the_answer_says_where_it_is(bot: Site) -> None:
+    too_large = {"code": 200860, "msg": "Card content exceeds limit."}
+    bot.control.set_model_answer(WORDS, before=1)
+    question = ask(bot)
+    eventually(lambda: shown(bot, question))
+    bot.control.add_fault("feishu.replace_card", "error", count=1, status=400, body=too_large)
+    eventually(lambda: len(bot.control.messages()) == 2)
+    assert [record.text for record in bot.control.messages()] == [texts.BELOW, WORDS]
+    assert not open_cards(bot)
+
+
+def test_near_the_quota_answers_are_messages(bot: Site) -> None:
+    client = bot.queue().client
+    name = cards_module._calls_key("dingtalk")
+    client.set(name, 91_000)
+    reconfigure(bot, monthly_calls=100_000)
+    try:
+        bot.control.set_model_answer(WORDS, before=0.6)
+        assert answers(bot, ask(bot, "dingtalk")) == [WORDS]
+        assert not bot.control.cards()
+        assert int(str(client.get(name))) == 91_001, "what an answer costs is counted"
+        client.set(name, 80_000)
+        question = ask(bot, "dingtalk")
+        assert answers(bot, question) == [WORDS]
+        assert card(bot, question)["text"] == WORDS
+    finally:
+        reconfigure(bot)
+
+
+# What it costs
+
+
+@BOTH
+def test_an_answer_costs_few_calls(bot: Site, platform: str) -> None:
+    bot.control.set_model_answer(" ".join(str(each) for each in range(80)), before=0.5, pace=0.1)
+    question = ask(bot, platform)
+    eventually(lambda: bot.control.messages(conversation=question.conversation))
+    states = len(shown(bot, question))
+    assert states <= {"dingtalk": CALLS, "feishu": 12}[platform]
+    eventually(lambda: f'clawdbot_answer_platform_calls_count{{platform="{platform}"}}' in metrics(bot))
+    key = f"{platform}:{question.message_id}"
+    [line] = eventually(lambda: [each for each in bot.log("error") if each.get("message_key") == key])
+    # Besides: the card itself, the user's name, and a token, since the one before was made void.
+    assert states <= int(str(line["platform_calls"])) <= states + 4
+
+
+def test_pauses_grow() -> None:
+    pace = Pace(first=0.5, factor=2.0, longest=5.0)
+    assert [pace.seconds(number) for number in (1, 2, 3, 4, 5, 10_000)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+# Workers that die
+
+
+@BOTH
+@pytest.mark.parametrize("after", [0.0, 1.0], ids=str)
+def test_who_takes_over_finishes_the_same_card(bot: Site, platform: str, after: float) -> None:
+    """Both workers are killed while the answer grows: the one that comes has a card to finish, and makes no other."""
+    bot.control.set_model_answer(WORDS, before=0.5, pace=0.3)
+    question = ask(bot, platform)
+    eventually(lambda: shown(bot, question))
+    time.sleep(after)
+    for name in ("worker-a", "worker-b"):
+        bot.kill(name)
+    [left] = open_cards(bot)
+    bot.control.set_model_answer("Another answer.", before=1.0)
+    for name in ("worker-a", "worker-b"):
+        bot.run(name)
+    assert answers(bot, question) == ["Another answer."]
+    assert card(bot, question)["id"] == left["id"]
+    assert not open_cards(bot)
+
+
+@BOTH
+def test_who_takes_over_a_card_that_nobody_has_seen_yet(bot: Site, platform: str) -> None:
+    """Killed while the card is sent: it is there or not, and is there once in the end."""
+    endpoint = {"feishu": "feishu.reply", "dingtalk": "dingtalk.deliver_card"}[platform]
+    fault = bot.control.add_fault(endpoint, "slow", seconds=3, count=1)
+    bot.control.set_model_answer(WORDS, before=20)
+    question = ask(bot, platform)
+    eventually(lambda: [each for each in bot.control.faults() if each.id == fault.id and each.hits])
+    for name in ("worker-a", "worker-b"):
+        bot.kill(name)
+    bot.control.set_model_answer(WORDS, before=1)
+    for name in ("worker-a", "worker-b"):
+        bot.run(name)
+    assert answers(bot, question) == [WORDS]
+    assert card(bot, question)["text"] == WORDS
+
+
+@pytest.mark.soak
+def test_workers_killed_at_any_moment_of_growing(tmp_path: Path) -> None:
+    """Each answer grows for two seconds, and a worker is killed every two: none is open in the end, none doubled."""
+    plan = Plan(rate=6, duration=30, duplicates=0.2, retries=RETRIES, timeout=5.0, settle=180.0)
+    kills = [
+        (2.0 + 2.5 * number + secrets.randbelow(1000) / 1000, f"worker-{'ab'[number % 2]}") for number in range(10)
+    ]
+    with site(tmp_path, APP, {"card_calls": CALLS}) as bot:
+        bot.control.set_model_answer(None, before=0.5, pace=0.7)
+        report = under_load(bot, plan, kills)
+        assert_kept(report, bot)
+        assert not open_cards(bot)
+        cards = bot.control.cards()
+        print(f"{len(cards)} of {report.messages} answers on cards")
+        assert len(cards) > report.messages / 2
+
+
+def test_nothing_is_left_in_redis(bot: Site) -> None:
+    bot.control.set_model_answer(WORDS, before=0.6)
+    assert answers(bot, ask(bot)) == [WORDS]
+    client = bot.queue().client
+    eventually(lambda: not list(client.scan_iter("clawdbot:sent:*")))
+
+
+def reconfigure(bot: Site, **dingtalk: Any) -> None:
+    bot.configure(**dingtalk)
+    for name in ("worker-a", "worker-b"):
+        bot.terminate(name)
+        bot.run(name)
+
+
+def metrics(bot: Site) -> str:
+    return requests.get(f"{bot.url}/metrics", timeout=5).text

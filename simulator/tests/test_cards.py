@@ -1,0 +1,114 @@
+"""Cards grow as the platforms let them, and what is on one that is done is an answer."""
+
+import json
+from typing import Any
+
+import pytest
+import requests
+from clawdbot_simulator.client import Control
+from clawdbot_simulator.users import DingTalk, Feishu
+
+from .conftest import Api
+from .test_server import codes
+
+CARDS = "/open-apis/cardkit/v1/cards"
+
+
+def card(words: str, *, growing: bool = True, **changes: Any) -> dict[str, str]:
+    config = {"streaming_mode": growing, "update_multi": True}
+    element = {"tag": "markdown", "element_id": "answer", "content": words}
+    data = {"schema": "2.0", "config": config, "body": {"elements": [element]}} | changes
+    return {"type": "card_json", "data": json.dumps(data)}
+
+
+def put(api: Api, path: str, body: object, headers: dict[str, str]) -> requests.Response:
+    return requests.put(api.url + path, json=body, headers=headers, timeout=5)
+
+
+def made(api: Api) -> str:
+    return str(api.post(CARDS, card("thinking"), api.feishu).json()["data"]["card_id"])
+
+
+def reply(api: Api, message: str, card_id: str) -> requests.Response:
+    content = json.dumps({"type": "card", "data": {"card_id": card_id}})
+    return api.reply(message, msg_type="interactive", content=content, uuid=card_id)
+
+
+def test_a_card_of_feishu_grows_and_becomes_a_message(api: Api, sim: Control) -> None:
+    question = Feishu(sim.config).text("Alice", "hi")
+    card_id = made(api)
+    assert not sim.cards(), "nobody sees it yet"
+    for _ in range(2):
+        assert codes(reply(api, question.message_id, card_id)) == (200, 0)
+    growth = {"content": "Hel", "sequence": 3}
+    assert codes(put(api, f"{CARDS}/{card_id}/elements/answer/content", growth, api.feishu)) == (200, 0)
+    assert not sim.messages()
+    end = {"card": card("Hello", growing=False), "sequence": 4}
+    assert codes(put(api, f"{CARDS}/{card_id}", end, api.feishu)) == (200, 0)
+    assert [record.text for record in sim.records(kind="card")] == ["thinking", "Hel", "Hello"]
+    [message] = sim.messages()
+    assert (message.text, message.answers, message.conversation) == (
+        "Hello",
+        question.message_id,
+        question.conversation,
+    )
+    assert [each["growing"] for each in sim.cards()] == [False]
+    # Once more changes nothing for who reads it.
+    put(api, f"{CARDS}/{card_id}", end | {"sequence": 5}, api.feishu)
+    assert len(sim.messages()) == 1
+
+
+def test_what_feishu_refuses(api: Api) -> None:
+    assert codes(api.post(CARDS, card("x", schema="1.0"), api.feishu)) == (400, 200610)
+    assert codes(api.post(CARDS, card("x", config={}), api.feishu)) == (400, 300302)
+    assert codes(api.post(CARDS, card("x" * 31_000), api.feishu)) == (400, 200860)
+    assert codes(api.post(CARDS, card("x"), {})) == (400, 99991661)
+    card_id = made(api)
+    path = f"{CARDS}/{card_id}/elements/answer/content"
+    assert codes(put(api, path, {"content": "x", "sequence": 0}, api.feishu)) == (400, 99992402)
+    assert codes(put(api, path, {"content": "x", "sequence": 2}, api.feishu)) == (200, 0)
+    assert codes(put(api, path, {"content": "y", "sequence": 2}, api.feishu)) == (400, 300317)
+    assert codes(put(api, path.replace("answer", "other"), {"content": "x", "sequence": 3}, api.feishu)) == (
+        400,
+        300313,
+    )
+    put(api, f"{CARDS}/{card_id}", {"card": card("x", growing=False), "sequence": 4}, api.feishu)
+    assert codes(put(api, path, {"content": "y", "sequence": 5}, api.feishu)) == (400, 300309)
+    assert codes(put(api, f"{CARDS}/1/elements/answer/content", {"content": "y", "sequence": 5}, api.feishu)) == (
+        400,
+        200740,
+    )
+
+
+@pytest.mark.parametrize("group", [None, "team"])
+def test_a_card_of_dingtalk_grows_and_becomes_a_message(api: Api, sim: Control, group: str | None) -> None:
+    question = DingTalk(sim.config).text("Alice", "hi", group=group)
+    space = {"openSpaceId": "dtv1.card//IM_ROBOT.staff_416c696365", "imRobotOpenDeliverModel": {"spaceType": "x"}}
+    if group:
+        model = {"robotCode": sim.config.dingtalk.app_key}
+        space = {"openSpaceId": f"dtv1.card//IM_GROUP.{question.conversation}", "imGroupOpenDeliverModel": model}
+    body = {"outTrackId": "t1", "cardTemplateId": "x.schema", "cardData": {"cardParamMap": {"content": "thinking"}}}
+    path = "/v1.0/card/instances/createAndDeliver"
+    assert api.post(path, body | space, api.dingtalk).json()["result"]["deliverResults"][0]["success"]
+    assert codes(api.post(path, body | space, api.dingtalk)) == (400, "invalidParameter.outTrackId")
+    update = {"outTrackId": "t1", "guid": "g", "key": "content", "content": "Hel", "isFull": True}
+    assert put(api, "/v1.0/card/streaming", update, api.dingtalk).json()["success"]
+    assert not sim.messages()
+    put(api, "/v1.0/card/streaming", update | {"content": "Hello", "isFinalize": True}, api.dingtalk)
+    [message] = sim.messages()
+    assert (message.text, message.conversation) == ("Hello", question.conversation)
+
+
+def test_what_dingtalk_refuses(api: Api, sim: Control) -> None:
+    update = {"outTrackId": "unknown", "guid": "g", "key": "content", "content": "x", "isFull": True}
+    assert put(api, "/v1.0/card/streaming", update, api.dingtalk).status_code == 400
+    body = {
+        "outTrackId": "t2",
+        "cardTemplateId": "x.schema",
+        "cardData": {"cardParamMap": {}},
+        "openSpaceId": "dtv1.card//IM_ROBOT.stranger",
+        "imRobotOpenDeliverModel": {"spaceType": "IM_ROBOT"},
+    }
+    answer = api.post("/v1.0/card/instances/createAndDeliver", body, api.dingtalk).json()
+    assert [each["success"] for each in answer["result"]["deliverResults"]] == [False]
+    assert not sim.cards()
