@@ -2,7 +2,7 @@
 
 A card is one more form of an answer's first part. Which one belongs to a message is kept in Redis from before its user
 sees it until the message is settled: whoever goes on after a worker that died goes on with the same card. Where there
-can be none, nothing is shown before the answer, which comes as a message.
+can be none, the user's message gets a sign, and the answer comes as a message.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-import datetime
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 import redis
 
-from clawdbot import http, metrics, text
+from clawdbot import http, text
+from clawdbot.calls import Calls
 from clawdbot.engine.failures import judge
 from clawdbot.engine.queue import Hold
 from clawdbot.errors import ClawdbotError, Final, LeaseLost, Retry
@@ -29,6 +29,7 @@ from clawdbot.models.client import Said
 from clawdbot.notes import Notes
 from clawdbot.platforms.base import CardRefused, CardSender, Folded, Sender
 from clawdbot.sent import CARD, mark_key
+from clawdbot.signs import Signs
 from clawdbot.store import DEDUP_SECONDS, READY, Script, key
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,6 @@ OPEN_SECONDS = 0.3
 LOOK_SECONDS = 0.1
 # After a refusal that concerns everybody, or one chat, answers come without cards for so long.
 OFF_SECONDS = 3600.0
-# Of the calls that an organisation has in a month, cards leave the rest to answers.
-SHARE_OF_QUOTA = 0.9
-MONTH_SECONDS = 40 * 86400
 # Idle ones cost nothing, and no more are made than conversations are in work.
 MOST_THREADS = 256
 
@@ -68,6 +66,8 @@ class Cards:
         """Keep them in Redis; ``notes`` say where there are none for a while, and why."""
         self._client = client
         self._notes = notes
+        self.calls = Calls(client)
+        self.signs = Signs(client, notes, self.calls)
         self._turn = Script(client, "card")
         self._threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="card")
         self._growing: dict[str, Growing] = {}
@@ -137,9 +137,7 @@ class Cards:
             return None
         if any(self._notes.get(name) for name in (off_key(sender.name), _off_key(message))):
             return None
-        if cards.monthly_calls and self._calls(sender.name) >= cards.monthly_calls * SHARE_OF_QUOTA:
-            return None
-        return cards
+        return None if self.calls.scarce(sender) else cards
 
     def refused(self, message: Message, error: CardRefused) -> None:
         """Do without cards for a while."""
@@ -147,26 +145,6 @@ class Cards:
         self._notes.put(name, str(error), OFF_SECONDS)
         fields = {"reason": str(error), "everywhere": error.everywhere, "seconds": OFF_SECONDS}
         log.warning("a card was refused, so answers come without for a while", extra={"fields": fields})
-
-    # What it costs
-
-    @contextlib.contextmanager
-    def counted(self, sender: Sender, message: Message) -> Iterator[None]:
-        """Count the calls of the platform that an answer costs."""
-        with http.counting() as calls:
-            try:
-                yield
-            finally:
-                metrics.ANSWER_CALLS.labels(sender.name).observe(calls.count)
-                fields = {"message_key": message.key, "platform_calls": calls.count}
-                log.info("worked on a message", extra={"fields": fields})
-                if calls.count and sender.cards and sender.cards.monthly_calls:
-                    name = _calls_key(sender.name)
-                    self._client.incrby(name, calls.count)
-                    self._client.expire(name, MONTH_SECONDS)
-
-    def _calls(self, platform: str) -> int:
-        return int(str(self._client.get(_calls_key(platform)) or 0))
 
 
 class Growing:
@@ -198,8 +176,7 @@ class Growing:
 
     def __enter__(self) -> Growing:
         """Start to wait."""
-        if self._sender.cards is not None:
-            self._future = self._cards.start(self)
+        self._future = self._cards.start(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -210,25 +187,31 @@ class Growing:
             self._cards.ended(self)
 
     def run(self) -> None:
-        """Open the card and let it grow. Whatever fails, the answer comes all the same."""
+        """Open the card and let it grow, or put up a sign. Whatever fails, the answer comes all the same."""
         if self._over.wait(OPEN_SECONDS):
             return
         try:
-            if cards := self._cards.possible(self._sender, self.message):
-                with http.asking_before_writing(self._hold.check):
-                    self._show(cards)
+            cards = self._cards.possible(self._sender, self.message)
+            if cards is None or not self._shown(cards):
+                self._cards.signs.put(self._sender, self.message, self._hold)
         except (ClawdbotError, redis.RedisError) as error:
             fields = {"message_key": self.message.key, "reason": judge(error).reason}
-            log.info("a card grows no further", extra={"fields": fields})
+            log.info("the user sees nothing before the answer", extra={"fields": fields})
         except Exception:
             log.exception("a card failed", extra={"fields": {"message_key": self.message.key}})
 
-    def _show(self, cards: CardSender) -> None:
-        try:
-            again = self._opened(cards)
-        except CardRefused as error:
-            self._cards.refused(self.message, error)
-            return
+    def _shown(self, cards: CardSender) -> bool:
+        """Let a card grow until the answer is there; False if it was refused."""
+        with http.asking_before_writing(self._hold.check):
+            try:
+                again = self._opened(cards)
+            except CardRefused as error:
+                self._cards.refused(self.message, error)
+                return False
+            self._grow(cards, again=again)
+        return True
+
+    def _grow(self, cards: CardSender, *, again: bool) -> None:
         self._open = True
         # What an earlier attempt has shown stays until there is more.
         self._words, pace, shown, number = "" if again else self._words, cards.pace, self._words, 0
@@ -308,7 +291,3 @@ def off_key(platform: str) -> str:
 
 def _off_key(message: Message) -> str:
     return key("cards-off", message.conversation_key)
-
-
-def _calls_key(platform: str) -> str:
-    return key("calls", platform, f"{datetime.datetime.now(datetime.UTC):%Y-%m}")

@@ -74,7 +74,7 @@ class Chat:
             Unreadable: an earlier attempt kept an answer that is none.
         """
         platform = self._platform(message)
-        with self._cards.counted(platform, message):
+        with self._cards.calls.counted(platform, message):
             answer = self._answers.find(message)
             if answer is None:
                 answer = self._decide(platform, message, first=first)
@@ -86,11 +86,14 @@ class Chat:
             if answer.text:
                 for number, part in enumerate(text.split(answer.text, platform.part_bytes)):
                     self._deliver(platform, message, str(number), part, hold, thoughts=answer.thoughts)
+            self._cards.signs.take(platform, message)
         return answer
 
     def apologise(self, message: Message, words: str, hold: Hold) -> None:
         """Tell the user that there will be no answer."""
-        self._deliver(self._platform(message), message, APOLOGY, self._say(message, words or texts.GAVE_UP), hold)
+        platform = self._platform(message)
+        self._deliver(platform, message, APOLOGY, self._say(message, words or texts.GAVE_UP), hold)
+        self._cards.signs.take(platform, message)
 
     def ask_for_patience(self, message: Message, hold: Hold) -> None:
         """Tell the user, once, that the answer takes its time."""

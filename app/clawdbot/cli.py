@@ -117,7 +117,10 @@ def _check(settings: Settings, parsed: argparse.Namespace) -> int:
         return problem.fatal and not (parsed.start and platform)
 
     # The bot starts without Redis, and goes on when it is there.
-    problems = [*settings.problems, *([] if parsed.start else [*_redis_problems(settings), *_card_problems(settings)])]
+    problems = [
+        *settings.problems,
+        *([] if parsed.start else [*_redis_problems(settings), *_permission_problems(settings)]),
+    ]
     for problem in problems:
         print(f"{'error' if fatal(problem) else 'to do' if problem.fatal else 'warning'}: {problem}")
     if not parsed.start:
@@ -150,24 +153,34 @@ def _former_secrets(settings: Settings) -> Iterator[str]:
                 yield f"{part}: the former {name} is {end}; {used}"
 
 
-# What to do where a platform takes no cards.
+# What to do where a platform takes no cards, and where it takes no signs.
 CARD_CURES = {
     "dingtalk": ("dingtalk.yaml", "card_calls", "Card.Instance.Write and Card.Streaming.Write", "card_calls: 0"),
     "feishu": ("feishu.js", "cards", "cardkit:card:write", "cards: false"),
 }
+SIGN_CURES = {
+    "dingtalk": ("dingtalk.yaml", "app_key", "that it names"),
+    "feishu": ("feishu.js", "app_id", "im:message.reactions:write_only"),
+}
 
 
-def _card_problems(settings: Settings) -> list[Problem]:
-    """Where answers do not grow although they should, as the worker has found out."""
-    from clawdbot import cards, store
+def _permission_problems(settings: Settings) -> list[Problem]:
+    """What users do not see before the answer although they should, as the worker has found out."""
+    from clawdbot import cards, signs, store
     from clawdbot.notes import SharedNotes
 
     found = []
     with store.connect(settings.redis, timeout=CHECK_SECONDS) as client, contextlib.suppress(redis.RedisError):
+        notes = SharedNotes(client)
         for platform, (place, key, permission, off) in CARD_CURES.items():
-            if reason := SharedNotes(client).get(cards.off_key(platform)):
+            if reason := notes.get(cards.off_key(platform)):
                 cure = f"give the app the permission {permission} and publish it, or write {off}"
                 found.append(Problem(place, key, f"answers do not grow: {reason}; {cure}", fatal=False))
+        for platform, (place, key, permission) in SIGN_CURES.items():
+            if reason := notes.get(signs.off_key(platform)):
+                cure = f"give the app the permission {permission} and publish it"
+                message = f"a question gets no sign that the bot is at it: {reason}; {cure}"
+                found.append(Problem(place, key, message, fatal=False))
     return found
 
 

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 # Names of the parts that are none of an answer's; those are numbered.
 FIRST, APOLOGY, PATIENCE = "0", "apology", "patience"
-# What is kept beside them: the card that shows an answer.
-CARD = "card"
+# What is kept beside them: the card that shows an answer, the sign that it is being made.
+CARD, SIGN = "card", "sign"
 # Values of a mark: it went out; or nobody knows, and it may be sent once more.
 SENT, UNSURE = "1", "?"
 # How long a worker insists on writing down what happened, should Redis be away just then.

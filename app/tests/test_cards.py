@@ -5,15 +5,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from clawdbot import cards as cards_module
-from clawdbot import texts
+from clawdbot import calls, signs, texts
 from clawdbot.cards import off_key
 from clawdbot.platforms.base import Pace
+from clawdbot.platforms.dingtalk.cards import UPDATE_RATE
+from clawdbot.platforms.dingtalk.client import EMOTION
+from clawdbot.platforms.feishu.client import REACTION
 from clawdbot_simulator.load import Plan
 from clawdbot_simulator.records import Record
 from clawdbot_simulator.users import DingTalk, Feishu, Question
@@ -42,8 +45,9 @@ def bot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def fresh(bot: Site) -> None:
     bot.control.reset()
     client = bot.queue().client
-    for name in client.scan_iter("clawdbot:cards-off*"):
-        client.delete(name)
+    for what in ("cards", "signs"):
+        for name in client.scan_iter(f"clawdbot:{what}-off*"):
+            client.delete(name)
 
 
 def ask(bot: Site, platform: str = "feishu", text: str = "tell me", **fields: Any) -> Question:
@@ -62,6 +66,11 @@ def card(bot: Site, question: Question) -> dict[str, Any]:
     """The one card of a question."""
     [found] = [each for each in bot.control.cards() if each["conversation"] == question.conversation]
     return found
+
+
+def signs_of(bot: Site, question: Question) -> list[str]:
+    """What was put on the user's message, and an empty text for each time that it was taken away."""
+    return [record.text for record in bot.control.records(kind="sign", answers=question.message_id)]
 
 
 def open_cards(bot: Site) -> list[dict[str, Any]]:
@@ -184,6 +193,86 @@ def test_an_external_user_of_dingtalk_gets_a_message(bot: Site) -> None:
     question = ask(bot, "dingtalk", senderStaffId="")
     assert answers(bot, question) == [WORDS]
     assert not bot.control.cards()
+    shown, taken = eventually(lambda: signs_of(bot, question)[1:] and signs_of(bot, question))
+    assert (shown, taken) == (EMOTION, "")
+
+
+# Signs
+
+
+@BOTH
+def test_where_there_is_no_card_the_question_gets_a_sign(bot: Site, platform: str) -> None:
+    """At once, and it is gone when the answer is there."""
+    without_cards(bot, platform)
+    bot.control.set_model_answer(WORDS, before=2.0)
+    began = time.time()
+    question = ask(bot, platform, group="ops")
+    [sign] = eventually(lambda: bot.control.records(kind="sign", answers=question.message_id))
+    assert sign.text == {"dingtalk": EMOTION, "feishu": REACTION}[platform]
+    assert sign.conversation == question.conversation
+    assert sign.time - began < 1.0
+    assert not bot.control.messages(conversation=question.conversation)
+    assert answers(bot, question) == [WORDS]
+    eventually(lambda: signs_of(bot, question)[1:] == [""])
+    assert not bot.control.cards()
+
+
+@BOTH
+def test_a_sign_that_is_refused_is_not_tried_again_and_check_says_so(bot: Site, platform: str) -> None:
+    without_cards(bot, platform)
+    refusal: dict[str, Any] = {"code": 99991672, "msg": "Access denied. One of the following scopes is required: [a:b]"}
+    if platform == "dingtalk":
+        refusal = {"code": "Forbidden.AccessDenied.AccessTokenPermissionDenied", "message": "no"}
+        refusal["accessdenieddetail"] = {"requiredScopes": ["a:b"]}
+    bot.control.add_fault(f"{platform}.react", "error", status=403, body=refusal)
+    bot.control.set_model_answer(WORDS, before=0.6)
+    assert answers(bot, ask(bot, platform)) == [WORDS]
+    assert answers(bot, ask(bot, platform)) == [WORDS]
+    assert sum(fault.hits for fault in bot.control.faults()) == 1
+    assert "needs" in str(bot.queue().client.get(signs.off_key(platform)))
+    said = bot.check()
+    assert "gets no sign" in said
+    assert "a:b" in said
+
+
+@BOTH
+def test_a_sign_that_cannot_be_shown_or_taken_away_hurts_nobody(bot: Site, platform: str) -> None:
+    without_cards(bot, platform)
+    bot.control.add_fault(f"{platform}.react", "server_error", count=1)
+    bot.control.add_fault(f"{platform}.unreact", "drop", count=1)
+    bot.control.set_model_answer(WORDS, before=0.6)
+    for _ in range(2):
+        assert answers(bot, ask(bot, platform)) == [WORDS]
+    assert len(bot.control.messages()) == 2
+
+
+@BOTH
+def test_who_takes_over_takes_the_sign_away(bot: Site, platform: str) -> None:
+    without_cards(bot, platform)
+    bot.control.set_model_answer(WORDS, before=30)
+    question = ask(bot, platform)
+    eventually(lambda: signs_of(bot, question))
+    # The note of it follows the platform's answer.
+    eventually(lambda: list(bot.queue().client.scan_iter("clawdbot:sent:*:sign")))
+    kill_workers(bot)
+    bot.control.set_model_answer(WORDS, before=1)
+    run_workers(bot)
+    assert answers(bot, question) == [WORDS]
+    eventually(lambda: signs_of(bot, question)[1:] == [""])
+
+
+def without_cards(bot: Site, platform: str) -> None:
+    bot.queue().client.set(off_key(platform), "refused", ex=600)
+
+
+def kill_workers(bot: Site) -> None:
+    for name in ("worker-a", "worker-b"):
+        bot.kill(name)
+
+
+def run_workers(bot: Site) -> None:
+    for name in ("worker-a", "worker-b"):
+        bot.run(name)
 
 
 @BOTH
@@ -232,7 +321,7 @@ def test_a_card_that_does_not_take_the_answer_says_where_it_is(bot: Site) -> Non
 
 def test_near_the_quota_answers_are_messages(bot: Site) -> None:
     client = bot.queue().client
-    name = cards_module._calls_key("dingtalk")
+    name = calls.month_key("dingtalk")
     client.set(name, 91_000)
     reconfigure(bot, monthly_calls=100_000)
     try:
@@ -261,8 +350,54 @@ def test_an_answer_costs_few_calls(bot: Site, platform: str) -> None:
     eventually(lambda: f'clawdbot_answer_platform_calls_count{{platform="{platform}"}}' in metrics(bot))
     key = f"{platform}:{question.message_id}"
     [line] = eventually(lambda: [each for each in bot.log("error") if each.get("message_key") == key])
+    print(f"{platform}: an answer of eight seconds costs {line['platform_calls']} calls, {states} of them on the card")
     # Besides: the card itself, the user's name, and a token, since the one before was made void.
     assert states <= int(str(line["platform_calls"])) <= states + 4
+
+
+@BOTH
+@pytest.mark.soak
+def test_the_first_sign_and_the_first_words_come_soon(bot: Site, platform: str) -> None:
+    """Of twenty answers one after the other; the model is silent for two seconds."""
+    signs_after, words_after = [], []
+    for _ in range(20):
+        bot.control.set_model_answer(WORDS, before=2.0, pace=PACE)
+        began = time.time()
+        question = ask(bot, platform)
+        sign, words = eventually(partial(first_two, bot, question))
+        [asked] = bot.control.records(kind="model")[-1:]
+        signs_after.append(sign.time - began)
+        words_after.append(words.time - asked.time - 2.0)
+        assert answers(bot, question) == [WORDS]
+        bot.control.reset()
+    print(f"{platform}: a sign after {summary(signs_after)}, words after the model's first {summary(words_after)}")
+    assert sorted(signs_after)[18] < 1.0
+    assert sorted(words_after)[18] < 0.5
+
+
+def first_two(bot: Site, question: Question) -> list[Record]:
+    found = shown(bot, question)
+    return found[:2] if found[1:] else []
+
+
+def summary(seconds: list[float]) -> str:
+    found = sorted(seconds)
+    return f"P50 {found[len(found) // 2]:.2f} s, P95 {found[len(found) * 95 // 100 - 1]:.2f} s"
+
+
+def test_all_workers_together_keep_to_the_limit(bot: Site) -> None:
+    """Thirty answers grow at once on two workers; what a card misses is in its next state, and nothing is lost."""
+    bot.control.set_model_answer(WORDS, before=0.5, pace=0.4)
+    questions = [ask(bot, "dingtalk") for _ in range(30)]
+    for question in questions:
+        assert answers(bot, question) == [WORDS]
+    assert len(bot.control.messages()) == 30
+    updates = [r.time for r in bot.control.records(kind="card") if r.detail["growing"] and r.text != texts.THINKING]
+    print(f"{len(updates)} updates of 30 cards in {updates[-1] - updates[0]:.1f} s")
+    for at, first in enumerate(updates):
+        within = sum(1 for each in updates[at:] if each < first + 2.0)
+        assert within <= UPDATE_RATE.burst + 2.5 * UPDATE_RATE.per_second, "of two seconds, and what was on its way"
+    assert not open_cards(bot)
 
 
 def test_pauses_grow() -> None:
@@ -281,12 +416,10 @@ def test_who_takes_over_finishes_the_same_card(bot: Site, platform: str, after: 
     question = ask(bot, platform)
     eventually(lambda: shown(bot, question))
     time.sleep(after)
-    for name in ("worker-a", "worker-b"):
-        bot.kill(name)
+    kill_workers(bot)
     [left] = open_cards(bot)
     bot.control.set_model_answer("Another answer.", before=1.0)
-    for name in ("worker-a", "worker-b"):
-        bot.run(name)
+    run_workers(bot)
     assert answers(bot, question) == ["Another answer."]
     assert card(bot, question)["id"] == left["id"]
     assert not open_cards(bot)
@@ -300,11 +433,9 @@ def test_who_takes_over_a_card_that_nobody_has_seen_yet(bot: Site, platform: str
     bot.control.set_model_answer(WORDS, before=20)
     question = ask(bot, platform)
     eventually(lambda: [each for each in bot.control.faults() if each.id == fault.id and each.hits])
-    for name in ("worker-a", "worker-b"):
-        bot.kill(name)
+    kill_workers(bot)
     bot.control.set_model_answer(WORDS, before=1)
-    for name in ("worker-a", "worker-b"):
-        bot.run(name)
+    run_workers(bot)
     assert answers(bot, question) == [WORDS]
     assert card(bot, question)["text"] == WORDS
 

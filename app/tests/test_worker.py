@@ -43,6 +43,8 @@ class FakePlatform:
     def __init__(self) -> None:
         self.access = Access()
         self.cards: CardSender | None = None
+        self.monthly_calls = 0
+        self.signs: list[str] = []
         self.read: list[tuple[str, str]] = []
         self.failures: list[Exception] = []
         self.after_writing: Callable[[], None] = lambda: None
@@ -55,6 +57,16 @@ class FakePlatform:
     def addressed(self, message: Message) -> bool:
         """Whether the bot is meant."""
         return not (message.group and self.deaf)
+
+    def react(self, message: Message) -> str:
+        """Show a sign."""
+        self.signs.append(message.key)
+        return "sign"
+
+    def unreact(self, message: Message, reaction: str) -> None:
+        """Take it away."""
+        assert reaction == "sign"
+        self.signs.remove(message.key)
 
     def user_name(self, message: Message) -> str:
         """A name for some."""

@@ -71,7 +71,7 @@ class Cards:
             return
         place = {"conversation": card.conversation, "answers": card.answers, "text": card.text}
         endpoint = f"{card.platform}.card"
-        self._records.add("card", endpoint, card=card.id, growing=card.growing, **place)
+        self._records.add("card", endpoint, card=card.id, growing=card.growing, folded=card.folded, **place)
         if not card.growing and not card.done:
             card.done = True
             self._records.add("message", endpoint, msg_type="card", card=card.id, **place)

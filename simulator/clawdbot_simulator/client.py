@@ -63,6 +63,11 @@ class Control:
         """What the model says from now on, None: it repeats the question; and how, see `simulation.Speech`."""
         self._call("PUT", "/model", json={"answer": answer, **manner})
 
+    def ask(self, callback_base: str, platform: str, name: str, text: str, group: str = "") -> str:
+        """Let a user ask something, for all who look at the page; return the id of the message."""
+        body = {"platform": platform, "name": name, "text": text, "group": group, "callback_base": callback_base}
+        return str(self._call("POST", "/ask", json=body).json()["message_id"])
+
     def upload(self, key: str, data: bytes) -> None:
         """The bytes behind a download code or image key."""
         self._call("PUT", f"/files/{key}", data=data)

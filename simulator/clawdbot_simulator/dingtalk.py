@@ -176,6 +176,29 @@ def blueprint(sim: Simulation) -> Blueprint:
             sim.cards.change(card, text, growing=not body.get("isFinalize"))
         return jsonify(success=True, result=True)
 
+    def emotion(endpoint: str, *, taken: bool) -> Response:
+        """Put a text emotion on a user's message, or take it away: the body is the same."""
+        require_token()
+        body = json_body()
+        require_robot(body)
+        words = body.get("textEmotion")
+        names = ("openMsgId", "openConversationId", "emotionName")
+        if any(not isinstance(body.get(name), str) or not body[name] for name in names):
+            raise refuse(400, "invalidParameter", "openMsgId, openConversationId and emotionName are needed")
+        if body.get("emotionType") != 2 or not isinstance(words, dict) or not words.get("emotionId"):
+            raise refuse(400, "invalidParameter.textEmotion", "an emotion of type 2 needs textEmotion")
+        place = {"conversation": body["openConversationId"], "answers": body["openMsgId"]}
+        sim.records.add("sign", endpoint, text="" if taken else body["emotionName"], **place)
+        return jsonify(success=True)
+
+    @routes.post("/v1.0/robot/emotion/reply")
+    def react() -> Response:
+        return emotion("dingtalk.react", taken=False)
+
+    @routes.post("/v1.0/robot/emotion/recall")
+    def unreact() -> Response:
+        return emotion("dingtalk.unreact", taken=True)
+
     @routes.post("/v1.0/robot/messageFiles/download")
     def download() -> Response:
         require_token()

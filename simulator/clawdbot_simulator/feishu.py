@@ -22,6 +22,8 @@ RECEIVE_ID_PREFIX = {
 }
 MAX_CONTENT_BYTES = {"text": 150_000, "post": 30_000, "interactive": 30_000}
 MAX_UUID = 50
+# Some of the emojis of its page.
+EMOJIS = {"Typing", "THINKING", "OK", "THUMBSUP", "OneSecond", "Get", "DONE"}
 MAX_CARD_BYTES = 30_000
 UUID_LIFETIME = 3600  # seconds
 
@@ -247,6 +249,24 @@ def blueprint(sim: Simulation) -> Blueprint:
             return receiver if kind == "chat_id" else identity.feishu_single(receiver)
 
         return deliver("feishu.send", chat, answers="")
+
+    @routes.post("/im/v1/messages/<message_id>/reactions")
+    def react(message_id: str) -> Response:
+        require_token()
+        chat, emoji = chat_of(message_id), (json_body().get("reaction_type") or {}).get("emoji_type")
+        if emoji not in EMOJIS:
+            raise refuse(231001, "reaction type is invalid.")
+        sim.records.add("sign", "feishu.react", conversation=chat, answers=message_id, text=emoji)
+        return success(reaction_id=f"{message_id}-{emoji}", reaction_type={"emoji_type": emoji})
+
+    @routes.delete("/im/v1/messages/<message_id>/reactions/<reaction_id>")
+    def unreact(message_id: str, reaction_id: str) -> Response:
+        require_token()
+        chat = chat_of(message_id)
+        if reaction_id not in {f"{message_id}-{emoji}" for emoji in EMOJIS}:
+            raise refuse(231007, "The operator has no permission to delete the reaction.")
+        sim.records.add("sign", "feishu.unreact", conversation=chat, answers=message_id)
+        return success(reaction_id=reaction_id)
 
     @routes.get("/im/v1/messages/<message_id>/resources/<file_key>")
     def resource(message_id: str, file_key: str) -> Response:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["message", "card", "token", "model", "download", "lookup", "refused"]
+Kind = Literal["message", "question", "card", "sign", "token", "model", "download", "lookup", "refused"]
 
 # Enough for an hour of load; then the oldest records are dropped.
 CAPACITY = 200_000
@@ -18,7 +18,8 @@ class Record:
 
     ``kind`` "message" is a message a user can now read; ``answers`` is the id of the message it
     replies to, empty when the API used does not say. ``card`` is what a card showed for a while; when it is done it is
-    a ``message``. ``refused`` are requests that had no effect.
+    a ``message``. ``sign`` is an emoji on message ``answers``; without a text it was taken away. ``question`` is what
+    a user was made to ask by the control API. ``refused`` are requests that had no effect.
     """
 
     seq: int  # 1, 2, 3, ...

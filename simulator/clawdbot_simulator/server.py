@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
+import requests
 from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
@@ -19,10 +21,12 @@ from clawdbot_simulator.client import Control
 from clawdbot_simulator.config import Config
 from clawdbot_simulator.faults import KINDS, Fault
 from clawdbot_simulator.simulation import Refusal, Simulation, Speech, json_body
+from clawdbot_simulator.users import DingTalk, Feishu
 
 # Largest request the bot may send; well above every platform's own limit.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 BACKLOG = 1024
+PAGE = Path(__file__).with_name("page.html")
 DROP = "clawdbot_simulator.drop"
 FAULT_ANSWERS: dict[str, Callable[[str, Fault], Refusal | None]] = {
     "dingtalk": dingtalk.fault_answer,
@@ -39,6 +43,11 @@ def create_app(config: Config) -> Flask:
     for routes in (dingtalk.blueprint(sim), feishu.blueprint(sim), model.blueprint(sim)):
         app.register_blueprint(routes)
     app.register_blueprint(control(sim, app))
+
+    @app.get("/")
+    def page() -> Response:
+        """The chats in a browser. It knows no secret: whoever opens it brings the control token along."""
+        return Response(PAGE.read_text("utf-8"), mimetype="text/html")
 
     @app.before_request
     def misbehave() -> Response | None:
@@ -112,6 +121,23 @@ def control(sim: Simulation, app: Flask) -> Blueprint:
             return jsonify(error=f"unknown parameter: {', '.join(sorted(unknown))}"), 400
         found = sim.records.query(after=after, wait=min(wait, 60.0), **query)
         return jsonify([dataclasses.asdict(record) for record in found])
+
+    @routes.post("/ask")
+    def ask() -> tuple[Response, int]:
+        asked = {"platform": "", "name": "", "text": "", "group": "", "callback_base": ""} | json_body()
+        if asked["platform"] not in ("dingtalk", "feishu") or not asked["name"] or not asked["text"]:
+            return jsonify(error="who asks what, on dingtalk or feishu?"), 400
+        users = DingTalk(sim.config) if asked["platform"] == "dingtalk" else Feishu(sim.config)
+        question = users.text(asked["name"], asked["text"], group=asked["group"] or None)
+        place = {"conversation": question.conversation, "answers": question.message_id, "text": question.text}
+        sim.records.add("question", f"{question.platform}.ask", user=question.user, **place)
+        try:
+            status = question.callback().post(asked["callback_base"]).status_code
+        except requests.RequestException as error:
+            return jsonify(error=f"no bot answers at {asked['callback_base']} ({type(error).__name__})"), 502
+        if status != 200:
+            return jsonify(error=f"the bot answered HTTP {status}"), 502
+        return jsonify(message_id=question.message_id, conversation=question.conversation), 201
 
     @routes.get("/status")
     def status() -> Response:

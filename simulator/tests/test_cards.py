@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import requests
-from clawdbot_simulator.client import Control
+from clawdbot_simulator.client import Control, ControlError
 from clawdbot_simulator.users import DingTalk, Feishu
 
 from .conftest import Api
@@ -112,3 +112,44 @@ def test_what_dingtalk_refuses(api: Api, sim: Control) -> None:
     answer = api.post("/v1.0/card/instances/createAndDeliver", body, api.dingtalk).json()
     assert [each["success"] for each in answer["result"]["deliverResults"]] == [False]
     assert not sim.cards()
+
+
+def test_signs_on_the_messages_of_users(api: Api, sim: Control) -> None:
+    question = Feishu(sim.config).text("Alice", "hi")
+    path = f"/open-apis/im/v1/messages/{question.message_id}/reactions"
+    assert codes(api.post(path, {"reaction_type": {"emoji_type": "no such"}}, api.feishu)) == (400, 231001)
+    made = api.post(path, {"reaction_type": {"emoji_type": "Typing"}}, api.feishu).json()["data"]["reaction_id"]
+    for _ in range(2):
+        assert codes(requests.delete(f"{api.url}{path}/{made}", headers=api.feishu, timeout=5)) == (200, 0)
+    assert [record.text for record in sim.records(kind="sign", answers=question.message_id)] == ["Typing", "", ""]
+    ding = DingTalk(sim.config).text("Alice", "hi", group="team")
+    body = {
+        "robotCode": sim.config.dingtalk.app_key,
+        "openMsgId": ding.message_id,
+        "openConversationId": ding.conversation,
+        "emotionType": 2,
+        "emotionName": "hm",
+    }
+    assert api.post("/v1.0/robot/emotion/reply", body, api.dingtalk).status_code == 400
+    body["textEmotion"] = {"emotionId": "1", "emotionName": "hm", "text": "hm", "backgroundId": "im_bg_1"}
+    for way in ("reply", "recall"):
+        assert api.post(f"/v1.0/robot/emotion/{way}", body, api.dingtalk).json()["success"]
+    found = sim.records(kind="sign", answers=ding.message_id)
+    assert [(record.text, record.conversation) for record in found] == [
+        ("hm", ding.conversation),
+        ("", ding.conversation),
+    ]
+
+
+def test_the_page_knows_no_secret_and_a_question_is_asked_from_it(api: Api, sim: Control) -> None:
+    page = requests.get(api.url + "/", timeout=5)
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert sim.config.control_token not in page.text
+    assert requests.post(api.url + "/_sim/ask", json={}, timeout=5).status_code == 401
+    with pytest.raises(ControlError, match="no bot answers"):
+        sim.ask("http://127.0.0.1:1", "feishu", "Alice", "hi")
+    with pytest.raises(ControlError, match="on dingtalk or feishu"):
+        sim.ask("http://127.0.0.1:1", "icq", "Alice", "hi")
+    with pytest.raises(ControlError, match="HTTP 404"):
+        sim.ask(api.url, "dingtalk", "Alice", "hello there", group="team")
+    assert [record.text for record in sim.records(kind="question")] == ["hi", "hello there"]

@@ -13,7 +13,8 @@ State in Redis, changed only by the scripts in ``lua/``, each of which is atomic
 - ``dedup:<message>``      what was accepted, for 24 hours; ``known`` lists them, oldest first
 - ``replay:<signature>``   what was used to sign, for two hours; ``replays`` lists them, oldest first
 - ``answer:<message>``     what was decided, and ``sent:<message>:<part>`` what went out, until the message is settled;
-                           ``sent:<message>:card`` is the card that shows the answer
+                           ``sent:<message>:card`` is the card that shows the answer, ``sent:<message>:sign`` the sign
+                           that it is being made
 
 None of these has a time to live while it is needed, so a full memory evicts none of them.
 """
@@ -34,7 +35,7 @@ from clawdbot.answers import Answer, answer_key
 from clawdbot.clock import now_ms
 from clawdbot.errors import LeaseLost
 from clawdbot.message import ORDER_DIGITS, Message, Unreadable
-from clawdbot.sent import APOLOGY, CARD, PATIENCE, mark_key
+from clawdbot.sent import APOLOGY, CARD, PATIENCE, SIGN, mark_key
 from clawdbot.store import DEDUP_SECONDS, GROUP, READY, Argument, Script, dump_json, key, raw_bytes, session_key
 
 DELAYED, ATTEMPTS, TRIES, WAITING = key("delayed"), key("attempts"), key("tries"), key("waiting")
@@ -304,7 +305,7 @@ class Queue:
         keys = [READY, _conversation(conversation), ATTEMPTS, WAITING, DELAYED, DEAD, DEAD_ORDER]
         keys += [session_key(conversation), TRIES, answer_key(name)]
         args: list[Argument] = [GROUP, self.consumer, lease.entry, conversation, name, verb, value, ttl]
-        return bool(self._settle(keys, [*args, mark_key(name, ""), APOLOGY, PATIENCE, CARD]))
+        return bool(self._settle(keys, [*args, mark_key(name, ""), APOLOGY, PATIENCE, CARD, SIGN]))
 
     def retire_idle_consumers(self) -> None:
         """Remove the names of workers that ended long ago and hold nothing."""
@@ -375,7 +376,7 @@ class Queue:
                 continue
             keys = [DEAD, DEAD_ORDER, _conversation(letter.conversation), READY, WAITING, ATTEMPTS]
             # Should it be given up again, its user shall hear of it again.
-            keys += [mark_key(letter.key, part) for part in (APOLOGY, PATIENCE, CARD)]
+            keys += [mark_key(letter.key, part) for part in (APOLOGY, PATIENCE, CARD, SIGN)]
             if letter.answer:
                 keys.append(answer_key(letter.key))
             count += int(self._revive(keys, [letter.key, raw_bytes(letter.dumped), letter.conversation]))

@@ -29,6 +29,8 @@ LONGEST_QUOTE = 8_000
 MOST_QUOTED_PICTURES = 4
 # A platform that is slow to confirm a part of an answer is waited for: its user would read a repetition.
 SEND_SECONDS = 30.0
+# A sign that comes later is none.
+SIGN_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -178,11 +180,9 @@ class CardSender(Protocol):
 
     Attributes:
         pace: when to update.
-        monthly_calls: how many calls the organisation has in a month; 0 if nobody said.
     """
 
     pace: Pace
-    monthly_calls: int
 
     def possible(self, message: Message) -> bool:
         """Whether who wrote ``message`` can get a card."""
@@ -211,15 +211,28 @@ class Sender(Protocol):
         access: who may talk to the bot.
         part_bytes: greatest size of one part of an answer, UTF-8 bytes.
         cards: shows answers while they are written; None if they come only when they are done.
+        monthly_calls: how many calls the organisation has in a month; 0 if nobody said.
     """
 
     name: str
     access: Access
     part_bytes: int
     cards: CardSender | None
+    monthly_calls: int
 
     def addressed(self, message: Message) -> bool:
         """Whether the bot is meant; in a group it is if somebody mentions it."""
+
+    def react(self, message: Message) -> str:
+        """Put a sign on ``message`` that the bot is at it; return what `unreact` needs.
+
+        Raises:
+            Retry: not now.
+            Final: the platform refuses it.
+        """
+
+    def unreact(self, message: Message, reaction: str) -> None:
+        """Take the sign away; see `react`."""
 
     def user_name(self, message: Message) -> str:
         """Display name of the sender, empty if unknown."""

@@ -40,7 +40,6 @@ class DingTalkCards:
         limiter: Limits,
     ) -> None:
         """``call`` and ``robot_code`` are those of the sender."""
-        self.monthly_calls = config.monthly_calls
         # One call shows the card, and one finishes it.
         most = config.card_calls - 2
         first = max(SHORTEST_PAUSE, COVERED_SECONDS / 2**most)

@@ -19,6 +19,7 @@ from clawdbot.former import Uses
 from clawdbot.http import Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
+from clawdbot.platforms import base
 from clawdbot.platforms.base import SEND_SECONDS, Attachment, CardSender, Quote, Services
 from clawdbot.platforms.dingtalk.cards import DingTalkCards
 from clawdbot.platforms.dingtalk.crypto import robot_sign
@@ -46,6 +47,8 @@ TOO_MANY = 429
 SERVER_ERROR = 500
 # The gateway has asked and got no answer: nobody knows whether it was done.
 GATEWAY_TIMEOUT = 504
+# A text on a background of DingTalk's, which is how public clients write one of their own.
+EMOTION, EMOTION_ID = "🤔思考中", "2659900"
 # Calls that people would see twice; a token may be asked for as often as one likes.
 SHOWN = {"session", "single", "group", "push"}
 
@@ -60,6 +63,7 @@ class DingTalkSender:
     def __init__(self, config: DingTalkConfig, services: Services) -> None:
         """Share ``services`` with others."""
         self.access = config.access
+        self.monthly_calls = config.monthly_calls
         self._config = config
         self._http = services.http
         self._limiter = services.limiter
@@ -146,6 +150,29 @@ class DingTalkSender:
 
     def _robot_code(self, message: Message) -> str:
         return str(message.route.get("robot_code") or self._config.robot_code)
+
+    def react(self, message: Message) -> str:
+        """Put an emotion on the message.
+
+        Public clients do it so (hermes, dingtalk-openclaw-connector); DingTalk's pages have the SDK's names only.
+        """
+        self._api("reaction", "/v1.0/robot/emotion/reply", self._emotion(message), deadline=base.SIGN_SECONDS)
+        return EMOTION
+
+    def unreact(self, message: Message, reaction: str) -> None:  # noqa: ARG002  # there is but one
+        """Take it away again."""
+        self._api("reaction", "/v1.0/robot/emotion/recall", self._emotion(message), deadline=base.SIGN_SECONDS)
+
+    def _emotion(self, message: Message) -> dict[str, Any]:
+        words = {"emotionId": EMOTION_ID, "emotionName": EMOTION, "text": EMOTION, "backgroundId": "im_bg_1"}
+        return {
+            "robotCode": self._robot_code(message),
+            "openMsgId": message.id,
+            "openConversationId": message.conversation,
+            "emotionType": 2,
+            "emotionName": EMOTION,
+            "textEmotion": words,
+        }
 
     def push(self, content: str) -> None:
         """Write to the group of ``webhook_url``; the stored URL is never changed.
@@ -250,7 +277,7 @@ class DingTalkSender:
         """Sort a failed call into later and never."""
         metrics.SENDS.labels(self.name, way, "failure").inc()
         code = str(response.json().get("code", ""))[:80]
-        reason = f"dingtalk: {way} answered {response.status} {code}"
+        reason = f"dingtalk: {way} answered {response.status} {code}{_scopes(response.json())}"
         throttled = "QpsLimit" in code or "QpmLimit" in code or response.status == TOO_MANY
         if throttled:
             raise Retry(reason, after=response.retry_after() or 2.0)
@@ -274,6 +301,15 @@ class DingTalkSender:
         if code == ERRCODE_TOO_FAST and way == "push":
             raise Retry(f"dingtalk: {way} errcode {code}", after=TOO_FAST_SECONDS)
         raise (Final if code in NOT_THE_FORM else _FormRefused)(f"dingtalk: {way} errcode {code}")
+
+
+def _scopes(answer: Mapping[str, Any]) -> str:
+    """The permissions that are missing, if that is what the answer says."""
+    detail = answer.get("accessdenieddetail")
+    scopes = detail.get("requiredScopes") if isinstance(detail, dict) else None
+    if not isinstance(scopes, list) or not scopes:
+        return ""
+    return f", needs {', '.join(str(scope)[:80] for scope in scopes[:5])}"
 
 
 class _FormRefused(Final):

@@ -47,7 +47,6 @@ class FeishuCards:
         limiter: Limits,
     ) -> None:
         """``call`` and ``reply`` are those of the sender."""
-        self.monthly_calls = config.monthly_calls
         self._app = config.app_id
         self._call = call
         self._reply = reply

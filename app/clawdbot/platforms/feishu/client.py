@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -48,6 +49,11 @@ QUOTE_SECONDS = 5.0
 # Otherwise a card is replaced by the advice to update the client; unknown parameters are ignored.
 RAW_CARD = {"card_msg_content_type": "raw_card_content"}
 UUID_CHARACTERS = 50
+# Keys that are pressed (open.feishu.cn, "Emojis").
+REACTION = "Typing"
+# So it begins where an app lacks a permission, and the names of those that would do follow.
+SCOPES = re.compile(r"\[([a-z0-9_:., -]+)\]")
+MISSING_SCOPE = {99991672, 99991679}
 TOO_MANY = 429
 SERVER_ERROR = 500
 
@@ -62,6 +68,7 @@ class FeishuSender:
     def __init__(self, config: FeishuConfig, services: Services) -> None:
         """Share ``services`` with others."""
         self.access = config.access
+        self.monthly_calls = config.monthly_calls
         self._config = config
         self._http = services.http
         self._limiter = services.limiter
@@ -153,6 +160,20 @@ class FeishuSender:
             path = "/open-apis/im/v1/messages"
             self._call("send", "POST", path, params={"receive_id_type": "chat_id"}, **options)
 
+    def react(self, message: Message) -> str:
+        """Put an emoji on the message; the app needs ``im:message.reactions:write_only``."""
+        body = {"reaction_type": {"emoji_type": REACTION}}
+        data = self._call("reaction", "POST", _reactions(message), payload=body, deadline=base.SIGN_SECONDS).get("data")
+        reaction = data.get("reaction_id") if isinstance(data, dict) else None
+        if not isinstance(reaction, str) or not reaction:
+            raise Final("feishu: a reaction has no id")
+        return reaction
+
+    def unreact(self, message: Message, reaction: str) -> None:
+        """Take it away again."""
+        path = f"{_reactions(message)}/{quote(reaction, safe='')}"
+        self._call("reaction", "DELETE", path, deadline=base.SIGN_SECONDS)
+
     def push(self, chat: str, content: str, uuid: str) -> None:
         """Write to a group the bot is a member of; the same ``uuid`` (at most 38 characters) writes once an hour.
 
@@ -222,6 +243,8 @@ class FeishuSender:
         metrics.SENDS.labels(self.name, way, "failure").inc()
         code = _code(response)
         reason = f"feishu: {way} answered {response.status} code {code}"
+        if code in MISSING_SCOPE and (scopes := SCOPES.search(str(response.json().get("msg", ""))[:2000])):
+            reason += f", needs one of {scopes[1][:200]}"
         if code in RECALLED:
             raise _Recalled(reason)
         if code in LATER or response.status == TOO_MANY or response.status >= SERVER_ERROR:
@@ -230,6 +253,10 @@ class FeishuSender:
             # A gateway's page, or whatever else is no answer of Feishu's.
             raise Retry(f"{reason}, not Feishu's", after=response.retry_after())
         raise (Final if code in NOT_THE_FORM else _FormRefused)(reason)
+
+
+def _reactions(message: Message) -> str:
+    return f"/open-apis/im/v1/messages/{quote(message.id, safe='')}/reactions"
 
 
 class _Recalled(Final):
