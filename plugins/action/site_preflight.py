@@ -111,7 +111,8 @@ UNWRITABLE_CURE = "holds a quote, a backslash or a line break, which an environm
 
 AES_KEY_LENGTH = 43
 # As the bot has it: one to show a card, one for what grows, one to finish it.
-CARD_CALLS = (3, 100)
+CARD_CALLS = range(3, 101)
+MONTHLY_CALLS = range(100_000_001)
 PASSWORD_LENGTH = 16
 LAST_PORT = 65535
 QUOTES = "or it is taken for a number: 'mine', and beside a host of an INI file \"'mine'\""
@@ -840,15 +841,14 @@ class Preflight:
 
     def check_cards(self, host: str, variables: Mapping[str, Any]) -> None:
         """An answer that grows has the calls that it takes."""
-        fewest, most = CARD_CALLS
-        for name, good in (
-            ("clawdbot_dingtalk_card_calls", lambda calls: calls == 0 or fewest <= calls <= most),
-            ("clawdbot_dingtalk_monthly_calls", lambda calls: calls >= 0),
-            ("clawdbot_feishu_monthly_calls", lambda calls: calls >= 0),
+        card = f"write {CARD_CALLS[0]} to {CARD_CALLS[-1]}, such as 10, or 0"
+        for name, good, cure in (
+            ("clawdbot_dingtalk_card_calls", CARD_CALLS, card),
+            ("clawdbot_dingtalk_monthly_calls", MONTHLY_CALLS, "write 0 or more"),
+            ("clawdbot_feishu_monthly_calls", MONTHLY_CALLS, "write 0 or more"),
         ):
             given = text(variables, name)
-            if re.fullmatch(r"-?\d+", given) and not good(int(given)):
-                cure = f"write {fewest} to {most}, such as 10, or 0" if "card" in name else "write 0 or more"
+            if re.fullmatch(r"-?[1-9]\d*", given) and int(given) not in good:
                 self.add(name, f"{given} is no such number of calls; {cure}", host)
 
     def check_languages(self, host: str, variables: Mapping[str, Any]) -> None:
