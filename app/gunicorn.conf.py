@@ -5,10 +5,12 @@ import os
 import shutil
 import socket
 import tempfile
+from typing import Any as _Any
 
 from clawdbot import config as _config  # gunicorn reads this module's names as settings, and `config` is one
 from clawdbot import logs, metrics_folder
 from clawdbot.web import worker as _worker
+from clawdbot.web.application import START as _START
 from gunicorn.glogging import Logger
 from gunicorn.workers import gthread as _gthread
 
@@ -57,6 +59,13 @@ limit_request_field_size = 8190
 _runtime_directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
 control_socket_disable = not _runtime_directory
 control_socket = f"{_runtime_directory}/gunicorn.ctl"
+
+
+def post_worker_init(worker: _worker.Worker) -> None:
+    """Whoever takes callbacks also hands over what waits on the disk."""
+    app: _Any = worker.wsgi  # a Flask application
+    if start := app.extensions.get(_START):
+        start()
 
 
 class _Logger(Logger):

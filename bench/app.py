@@ -235,8 +235,8 @@ def redis_bytes(environ: dict[str, str]) -> tuple[float, float]:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Bot]:
     """Redis and web as they are deployed."""
-    (folder / "redis").mkdir()
-    (folder / "logs").mkdir()
+    for name in ("logs", "redis", "spool"):
+        (folder / name).mkdir()
     redis = RedisServer(folder / "redis")
     redis.start()
     # Nobody listens there: answers fail and are tried later, so that only the acknowledgement is measured.
@@ -246,6 +246,7 @@ def running(folder: Path) -> Iterator[Bot]:
         **os.environ,
         "CLAWDBOT_CONFIG_DIR": str(folder / "config"),
         "CLAWDBOT_LOG_DIR": str(folder / "logs"),
+        "CLAWDBOT_SPOOL_DIR": str(folder / "spool"),
         "CLAWDBOT_PORT": str(port),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
     }

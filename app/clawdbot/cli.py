@@ -1,4 +1,4 @@
-"""The command line: ``python -m clawdbot {worker,check,init,queue,dead,push}``."""
+"""The command line: ``python -m clawdbot {worker,check,init,queue,drain,dead,push}``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import redis
 
 from clawdbot import config, logs, metrics_folder
 from clawdbot.config import Problem, Settings
-from clawdbot.errors import ClawdbotError, ConfigError
+from clawdbot.errors import ClawdbotError, ConfigError, SpoolError
 
 if TYPE_CHECKING:
     from clawdbot.engine.queue import Queue
@@ -29,6 +29,7 @@ EX_UNAVAILABLE = 69
 REDIS_SECONDS = 5.0
 CHECK_SECONDS = 2.0
 SWITCH_SECONDS = 0.0005
+DRAIN_PAUSE = 0.2
 # So much of what cannot be read is shown.
 SHOWN_BYTES = 2000
 
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--model-type", default="", help="preset to set")
     init.add_argument("--port", default="", help="port to set")
     add("queue", _queue, "Show how much waits.")
+    text = "Hand over what this node's disk kept while Redis was away, and wait until nothing is left."
+    drain = add("drain", _drain, text)
+    drain.add_argument("--seconds", type=float, default=60, help="give up after so long (%(default)s)")
     push = add("push", _push, "Write to the DingTalk group of webhook_url.")
     push.add_argument("text")
     dead = commands.add_parser("dead", help="Look after the messages that were given up.")
@@ -117,10 +121,9 @@ def _check(settings: Settings, parsed: argparse.Namespace) -> int:
         return problem.fatal and not (parsed.start and platform)
 
     # The bot starts without Redis, and goes on when it is there.
-    problems = [
-        *settings.problems,
-        *([] if parsed.start else [*_redis_problems(settings), *_permission_problems(settings)]),
-    ]
+    problems = [*settings.problems]
+    if not parsed.start:
+        problems += [*_redis_problems(settings), *_spool_problems(settings), *_permission_problems(settings)]
     for problem in problems:
         print(f"{'error' if fatal(problem) else 'to do' if problem.fatal else 'warning'}: {problem}")
     if not parsed.start:
@@ -208,8 +211,25 @@ def _redis_problems(settings: Settings) -> list[Problem]:
     if str(known.get("maxmemory_policy", "")).startswith("allkeys"):
         found.append("Redis drops accepted messages when its memory is full; set maxmemory-policy volatile-ttl")
     if 0 < int(known.get("maxmemory", 0)) <= int(known.get("used_memory", 0)):
-        found.append("the memory of Redis is full, so that new messages are refused; see docs/runbooks/RedisFull.md")
+        found.append(
+            "the memory of Redis is full, so that new messages wait on the nodes' disks; see docs/runbooks/RedisFull.md"
+        )
     return [Problem("cache.yaml", "host", each, fatal=False) for each in found]
+
+
+def _spool_problems(settings: Settings) -> Iterator[Problem]:
+    from clawdbot.engine.spool import spool_of
+
+    if spool := spool_of(settings):
+        try:
+            spool.held()
+        except SpoolError as error:
+            yield Problem(
+                "environment",
+                "CLAWDBOT_SPOOL_DIR",
+                f"callbacks that Redis cannot take are refused: {error}",
+                fatal=False,
+            )
 
 
 def _init(_: Settings, parsed: argparse.Namespace) -> int:
@@ -231,11 +251,44 @@ def _queue_of(settings: Settings) -> Queue:
 
 
 def _queue(settings: Settings, _: argparse.Namespace) -> int:
+    from clawdbot.engine.spool import spool_of
+
+    if spool := spool_of(settings):
+        try:
+            held = spool.held()
+            print(f"on this node's disk:   {held.messages}")
+            print(f"oldest of it, seconds: {held.oldest_seconds:.0f}")
+        except SpoolError as error:
+            print(f"on this node's disk:   unknown: {error}")
     depth = _queue_of(settings).depth()
     print(f"messages waiting:      {depth.messages}")
     print(f"oldest, seconds:       {depth.oldest_seconds:.0f}")
     print(f"conversations delayed: {depth.delayed}")
     print(f"dead letters:          {depth.dead}")
+    return 0
+
+
+def _drain(settings: Settings, parsed: argparse.Namespace) -> int:
+    # Nobody adds up what this process counts.
+    os.environ.pop(metrics_folder.VARIABLE, None)
+    from clawdbot.engine.failures import judge
+    from clawdbot.engine.spool import spool_of
+
+    spool = spool_of(settings)
+    queue = _queue_of(settings)
+    end = time.monotonic() + parsed.seconds
+    reason = ""
+    while spool and (left := spool.held().messages):
+        if time.monotonic() > end:
+            text = f"{left} messages still wait on this node's disk{reason}; mend that and run it again"
+            print(f"error: {text}", file=sys.stderr)
+            return EX_UNAVAILABLE
+        try:
+            spool.hand_over(queue)
+        except redis.RedisError as error:
+            reason = f": {judge(error).reason}"
+        time.sleep(DRAIN_PAUSE)
+    print("nothing waits on this node's disk")
     return 0
 
 

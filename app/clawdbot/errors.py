@@ -67,3 +67,16 @@ class Final(ClawdbotError):
 
 class LeaseLost(ClawdbotError):
     """Another worker owns the conversation now; this one must not touch it any more."""
+
+
+class SpoolError(ClawdbotError):
+    """This node's disk does not take or give what shall wait on it.
+
+    Attributes:
+        reason: ``full``: the spool or its disk; ``old``: it has collected for too long; ``disk``: it fails; ``slow``.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        """Keep the reason."""
+        super().__init__(text)
+        self.reason = reason

@@ -13,10 +13,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from clawdbot import metrics_folder
+from clawdbot.errors import SpoolError
 
 if TYPE_CHECKING:
     from clawdbot.config import ModelConfig, Settings
     from clawdbot.engine.queue import Queue
+    from clawdbot.engine.spool import Spool
 
 HTTP_SECONDS = Histogram(
     "clawdbot_http_request_duration_seconds",
@@ -27,9 +29,22 @@ HTTP_SECONDS = Histogram(
 HTTP_REQUESTS = Counter("clawdbot_http_requests_total", "Answered requests.", ["endpoint", "status"])
 CALLBACKS = Counter(
     "clawdbot_callbacks_total",
-    "Callbacks by result: accepted, duplicate, ignored, answered, unavailable, full, platform_error (the platform"
-    " reports trouble), or the reason of a refusal.",
+    "Callbacks by result: accepted, spooled (this node's disk has it, Redis not yet), duplicate, ignored, answered,"
+    " unavailable, full, platform_error (the platform reports trouble), or the reason of a refusal.",
     ["platform", "result"],
+)
+SPOOL_REFUSALS = Counter(
+    "clawdbot_spool_refusals_total",
+    "Callbacks that neither Redis nor this node's disk took at first, by the disk's reason: full, old, disk, slow.",
+    ["reason"],
+)
+SPOOL_HANDED_OVER = Counter(
+    "clawdbot_spool_handed_over_total", "Messages that went from this node's disk to Redis, by its answer.", ["result"]
+)
+SPOOL_FAILURES = Counter(
+    "clawdbot_spool_hand_over_failures_total",
+    "Tries to hand over that failed, because Redis is full or unavailable.",
+    ["reason"],
 )
 MESSAGES = Counter(
     "clawdbot_messages_total",
@@ -85,12 +100,15 @@ class _Processes(Collector):
 class _State(Collector):
     """What is read at the moment of the scrape: the queue, and how long keys and former secrets last."""
 
-    def __init__(self, queue: Queue, settings: Settings) -> None:
+    def __init__(self, queue: Queue, settings: Settings, spool: Spool | None) -> None:
         self.queue = queue
         self.settings = settings
+        self.spool = spool
 
     def collect(self) -> Iterator[Metric]:
         yield from self._queue()
+        if self.spool:
+            yield from _spool(self.spool)
         if self.settings.model:
             yield from _key_expiry(self.settings.model)
         yield _former_ends(self.settings)
@@ -112,6 +130,21 @@ class _State(Collector):
             ("dead_letters", "Messages that were given up.", depth.dead),
         ):
             yield GaugeMetricFamily(f"clawdbot_{name}", text, value=value)
+
+
+def _spool(spool: Spool) -> Iterator[Metric]:
+    try:
+        held = spool.held()
+    except SpoolError:
+        # Unknown is not nothing. Refusals are counted.
+        return
+    for name, text, value in (
+        ("messages", "Messages that wait on this node's disk until Redis takes them.", held.messages),
+        ("oldest_age_seconds", "Seconds since the first of them came.", held.oldest_seconds),
+        ("bytes", "What they take of the disk.", held.size),
+        ("max_bytes", "What they may take of it.", spool.most_bytes),
+    ):
+        yield GaugeMetricFamily(f"clawdbot_spool_{name}", text, value=value)
 
 
 def _key_expiry(model: ModelConfig) -> Iterator[Metric]:
@@ -142,10 +175,10 @@ def _former_ends(settings: Settings) -> Metric:
     return ends
 
 
-def page(queue: Queue, settings: Settings) -> bytes:
+def page(queue: Queue, settings: Settings, spool: Spool | None = None) -> bytes:
     """Return all metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_State(queue, settings))
+    registry.register(_State(queue, settings, spool))
     if metrics_folder.files():
         registry.register(_Processes())
         return generate_latest(registry)

@@ -45,7 +45,8 @@ class Site:
         self.app = app
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True)
-        (folder / "redis").mkdir()
+        for name in ("redis", "spool"):
+            (folder / name).mkdir()
         self.redis = RedisServer(folder / "redis")
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -57,6 +58,7 @@ class Site:
             "CLAWDBOT_CONFIG_DIR": str(folder / "config"),
             "CLAWDBOT_LOG_DIR": str(self.logs),
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+            "CLAWDBOT_SPOOL_DIR": str(folder / "spool"),
             "CLAWDBOT_LEASE_SECONDS": "4",
             "CLAWDBOT_USER_MESSAGES_PER_MINUTE": "10000",
             "CLAWDBOT_LANGUAGES": "en,zh",

@@ -271,6 +271,11 @@ def service(reader: Reader) -> dict[str, Any]:
         "lease_seconds": reader.number("CLAWDBOT_LEASE_SECONDS", 30, 1, 3600),
         "give_up_seconds": reader.number("CLAWDBOT_GIVE_UP_SECONDS", 900, 10, 86400),
         "user_messages_per_minute": reader.number("CLAWDBOT_USER_MESSAGES_PER_MINUTE", 60, 1, 100_000),
+        # Empty: what Redis cannot take is refused. Answers that come later than a working day help nobody, and
+        # ids are known for 24 hours, so that what waits for less is never taken for new.
+        "spool_dir": reader.text("CLAWDBOT_SPOOL_DIR", "give a folder on a disk", default=""),
+        "spool_megabytes": reader.number("CLAWDBOT_SPOOL_MEGABYTES", 256, 1, 65536),
+        "spool_seconds": reader.number("CLAWDBOT_SPOOL_SECONDS", 14400, 60, 43200),
         "forwarded_allow_ips": reader.networks("CLAWDBOT_FORWARDED_ALLOW_IPS", default="127.0.0.1,::1"),
         "metrics_allow_ips": reader.networks("CLAWDBOT_METRICS_ALLOW_IPS", default=""),
     }

@@ -187,6 +187,9 @@ class Settings:
     lease_seconds: float
     give_up_seconds: float
     user_messages_per_minute: int
+    spool_dir: str
+    spool_megabytes: int
+    spool_seconds: float
     forwarded_allow_ips: str
     metrics_allow_ips: str
     redis: RedisConfig

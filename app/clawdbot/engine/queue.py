@@ -26,7 +26,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -60,6 +60,29 @@ class Lease:
 
     entry: str
     conversation: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kept:
+    """A message that a node's disk kept while Redis could not take it; see `clawdbot.engine.spool`.
+
+    Attributes:
+        id: its number on that disk.
+        written: when its user wrote it, as the beginning of ``dumped`` has it.
+        key: key of the message.
+        conversation: key of its conversation.
+        dumped: the message as it is in the queue.
+        guard: what identifies a signature that does not cover the body, or empty.
+        arrived_ms: when it came to the node, Unix time in milliseconds.
+    """
+
+    id: int
+    written: str
+    key: str
+    conversation: str
+    dumped: str
+    guard: str
+    arrived_ms: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -213,21 +236,44 @@ class Queue:
             redis.OutOfMemoryError: memory is full of what must not be forgotten.
             redis.RedisError: nothing is promised; the platform must be told 503.
         """
-        return str(self._accept(*self._accept_arguments(message, replay_guard)))
+        return str(self._accept(*self._accept_message(message, replay_guard)))
 
     def accept_command(self, message: Message, replay_guard: str) -> list[Argument]:
         """Return the command behind `accept`, for `Intake`."""
-        return self._accept.command(*self._accept_arguments(message, replay_guard))
+        return self._accept.command(*self._accept_message(message, replay_guard))
 
     def load_scripts(self) -> None:
         """Give Redis the script behind `accept_command`."""
         self._accept.load()
 
-    def _accept_arguments(self, message: Message, replay_guard: str) -> tuple[list[str], list[Argument]]:
+    def hand_over(self, messages: Sequence[Kept], now: int) -> list[str]:
+        """Queue what a disk kept, all of it or nothing: no worker begins the second message before the first is there.
+
+        Args:
+            messages: in the order in which their users wrote.
+            now: by the clock that knows when they came, Unix time in milliseconds.
+
+        Returns:
+            For each what `accept` says.
+        """
+        self.load_scripts()
+        with self.client.pipeline(transaction=True) as pipe:
+            add: Callable[..., Any] = pipe.execute_command
+            for kept in messages:
+                age = max(0, now - kept.arrived_ms)
+                accepted = self._accept_arguments(kept.key, kept.conversation, kept.dumped, kept.guard, age)
+                add(*self._accept.command(*accepted))
+            return [str(result) for result in pipe.execute()]
+
+    def _accept_message(self, message: Message, guard: str) -> tuple[list[str], list[Argument]]:
+        return self._accept_arguments(message.key, message.conversation_key, message.dump(), guard, 0)
+
+    def _accept_arguments(
+        self, name: str, conversation: str, dumped: str, replay_guard: str, age_ms: int
+    ) -> tuple[list[str], list[Argument]]:
         guard = key("replay", replay_guard) if replay_guard else ""
-        name, conversation = message.key, message.conversation_key
         keys = [key("dedup", name), _conversation(conversation), READY, WAITING, ATTEMPTS, KNOWN, guard, REPLAYS]
-        return keys, [name, message.dump(), conversation, REPLAY_GRACE_MS, replay_guard]
+        return keys, [name, dumped, conversation, REPLAY_GRACE_MS, replay_guard, age_ms]
 
     # Work
 

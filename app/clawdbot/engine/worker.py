@@ -38,6 +38,8 @@ PATIENCE_SECONDS = 25.0
 APOLOGIES = 3
 POLL_MS = 500
 REDIS_PAUSE = 0.5
+# So long the nodes get to hand over what they kept while Redis was away, before anything is begun.
+HAND_OVER_SECONDS = 1.0
 # The same trouble with Redis is told this often.
 TROUBLE_SECONDS = 60.0
 TIDY_SECONDS = 60.0
@@ -110,6 +112,9 @@ class Worker:
                 if not prepared:
                     self._queue.prepare()
                     prepared = True
+                    if self._trouble[0]:
+                        # Other nodes have older messages of the same conversations on their disks.
+                        self._stop.wait(HAND_OVER_SECONDS)
                 now = time.monotonic()
                 # What fails here must not keep the work from going on, so it comes again at its time only.
                 if now >= next_tidy:

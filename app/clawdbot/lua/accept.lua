@@ -3,16 +3,17 @@
 -- Refused as a whole when memory is full. What it remembers carries no time to live, which would let a full memory
 -- evict it: `forget.lua` ends it.
 -- KEYS: dedup, conversation list, ready stream, waiting, attempts, known, replay guard (or ''), replays
--- ARGV: message key, dumped message, conversation key, replay grace ms, name of the replay guard
+-- ARGV: message key, dumped message, conversation key, replay grace ms, name of the replay guard, ms since it arrived
 -- Returns 'accepted', 'duplicate' or 'replay'.
 -- include now
 -- include place
 if not redis.call('SET', KEYS[1], now, 'NX') then return 'duplicate' end
 if KEYS[7] ~= '' then
-  local first = redis.call('SET', KEYS[7], now, 'NX', 'GET')
+  local arrived = string.format('%d', now - ARGV[6])
+  local first = redis.call('SET', KEYS[7], arrived, 'NX', 'GET')
   if not first then
     redis.call('RPUSH', KEYS[8], ARGV[5])
-  elseif tonumber(now) - tonumber(first) > tonumber(ARGV[4]) then
+  elseif tonumber(arrived) - tonumber(first) > tonumber(ARGV[4]) then
     redis.call('DEL', KEYS[1])
     return 'replay'
   end

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import redis
 from flask import Flask, Response, abort, jsonify, request
@@ -18,6 +19,7 @@ from clawdbot.clock import now_ms
 from clawdbot.config import Settings
 from clawdbot.engine.intake import Intake
 from clawdbot.engine.queue import Queue
+from clawdbot.engine.spool import Reception, Spool, spool_of
 from clawdbot.former import Uses
 from clawdbot.notes import SharedNotes
 from clawdbot.platforms import PLATFORMS, receivers
@@ -29,10 +31,17 @@ log = logging.getLogger(__name__)
 
 # Redis gets so long for what is no callback, twice.
 REDIS_SECONDS = 1.0
-# DingTalk waits 2.5 s for an answer, and the balancer 2 s, after which it takes the node for dead: whatever Redis does,
-# a callback is answered before. A try that Redis does not answer takes so much of it.
+# DingTalk waits 2.5 s for an answer, and the balancer 2 s, after which it takes the node for dead: whatever Redis and
+# the disk do, a callback is answered before. Redis gets so long; less where there is a spool, whose disk gets the rest.
+# A try that Redis does not answer takes so much of it.
 CALLBACK_SECONDS = 1.5
+BEFORE_SPOOL_SECONDS = 0.8
+SPOOL_SECONDS = 1.0
 TRY_SECONDS = 0.5
+# Nobody waits for the hand-over.
+HAND_OVER_SECONDS = 2.0
+# Name of what a process has to call that serves the application.
+START = "clawdbot-start"
 # Strangers who ask whether we are ready cost one write in so many seconds, however often they ask.
 STRANGERS_READY_SECONDS = 1.0
 
@@ -50,17 +59,23 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     queue = Queue(client)
     # A connection for the leader, and one to load scripts.
     hasty = Queue(connect(settings.redis, timeout=TRY_SECONDS, connections=2, retries=0))
-    intake = Intake(hasty, patience=CALLBACK_SECONDS, attempt=TRY_SECONDS)
+    spool = spool_of(settings, clock)
+    intake = Intake(hasty, patience=BEFORE_SPOOL_SECONDS if spool else CALLBACK_SECONDS, attempt=TRY_SECONDS)
+    reception = Reception(intake, spool, SPOOL_SECONDS) if spool else intake
     uses = Uses(SharedNotes(client), settings.former())
     platforms = receivers(settings)
     app = Flask("clawdbot", static_folder=None)
-    inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), intake, uses, clock)
+    inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), reception, uses, clock)
     # Flask's documentation adds middleware by replacing this attribute, which its types call a method.
     app.wsgi_app = TrustedProxies(inner, Peers(settings.forwarded_allow_ips))  # type: ignore[method-assign]  # see above
+    if spool:
+        patient = Queue(connect(settings.redis, timeout=HAND_OVER_SECONDS, connections=2, retries=0))
+        # Threads do not outlive a fork: the server calls this in each of its processes.
+        app.extensions[START] = partial(spool.start, patient)
     observe.install(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
-    _add_pages(app, settings, queue)
+    _add_pages(app, settings, queue, spool)
     for name in PLATFORMS:
         if name not in platforms:
             app.add_url_rule(callbacks.path(name), endpoint=f"{name}_callback", view_func=_off(name), methods=["POST"])
@@ -76,7 +91,7 @@ def _off(name: str) -> Callable[[], Response]:
     return off
 
 
-def _add_pages(app: Flask, settings: Settings, queue: Queue) -> None:
+def _add_pages(app: Flask, settings: Settings, queue: Queue, spool: Spool | None) -> None:
     insiders = Peers(f"{PRIVATE},{settings.metrics_allow_ips}")
     writable = _Writable(queue)
 
@@ -101,7 +116,7 @@ def _add_pages(app: Flask, settings: Settings, queue: Queue) -> None:
         """All metrics of all processes, for those who run the bot; a stranger does not learn that there are any."""
         if not inside():
             abort(404)
-        return Response(metrics.page(queue, settings), content_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.page(queue, settings, spool), content_type=CONTENT_TYPE_LATEST)
 
 
 class _Writable:

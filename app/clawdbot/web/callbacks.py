@@ -20,6 +20,7 @@ from werkzeug.wrappers import Request
 from clawdbot import metrics
 from clawdbot.engine.failures import judge
 from clawdbot.engine.intake import Intake
+from clawdbot.engine.spool import Reception
 from clawdbot.errors import Refusal
 from clawdbot.former import Uses
 from clawdbot.platforms.base import CallbackRequest, Receiver
@@ -45,15 +46,15 @@ class Callbacks:
     """WSGI application that answers the platforms' callbacks and leaves every other request to another one.
 
     200: accepted, seen before, or authentic and of no interest. 400: malformed. 401: not authentic; why is in the
-    log and not in the answer. 405: not a POST. 413: too large. 503: Redis cannot take the message, nothing was
-    accepted.
+    log and not in the answer. 405: not a POST. 413: too large. 503: neither Redis nor this node's disk can take the
+    message, nothing was accepted.
     """
 
     def __init__(
         self,
         others: WSGIApplication,
         receivers: Iterable[Receiver],
-        intake: Intake,
+        intake: Intake | Reception,
         uses: Uses,
         clock: Callable[[], int],
     ) -> None:

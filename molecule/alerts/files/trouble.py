@@ -29,6 +29,7 @@ ALERTMANAGER = "http://127.0.0.1:9093/api/v2/alerts"
 ENVIRONMENT = Path("/opt/clawdbot/config/clawdbot.env")
 # Seconds to wait for a message; it takes 5 to 20, longer for the CPU of a machine that is busy with other things.
 PATIENCE = 150
+SPOOL = Path("/var/lib/clawdbot-spool")
 CHATS = {"dingtalk.robot", "feishu.send"}
 
 config = load_config(Path("/opt/simulator/simulator.json"))
@@ -65,11 +66,13 @@ def failing_model() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def errors() -> Iterator[Callable[[], None]]:
-    """Redis refuses writes, so callbacks get 503."""
+    """Redis refuses writes, and so does the disk that would keep them meanwhile: callbacks get 503."""
     redis("config", "set", "maxmemory", "1")
+    SPOOL.chmod(0)
     try:
         yield write
     finally:
+        SPOOL.chmod(0o700)
         redis("config", "set", "maxmemory", "256mb")
 
 

@@ -55,7 +55,7 @@ body = {
 }
 headers = {"timestamp": now, "sign": sign, "Content-Type": "application/json"}
 url = "http://127.0.0.1:18789/api/dingtalk/callback"
-print(urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)).read())
+print(urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)).status)
 """
 
 
@@ -192,6 +192,22 @@ def test_a_list_of_those_who_may_write_takes_effect_at_the_next_run_and_stays(ho
     assert "hello" not in reply(host, "alice", "hello")
     converge(host)
     assert "hello" in reply(host, "alice", "hello")
+
+
+@pytest.mark.usefixtures("dingtalk")
+def test_a_message_outlives_that_redis_is_away_and_a_kill_meanwhile(host: Host) -> None:
+    host.check_output("sudo systemctl stop redis-server")
+    try:
+        assert "200" in host.check_output("python3 -c %s carol 'while Redis is away'", WRITE)
+        assert "on this node's disk:   1" in host.run("sudo clawdbot queue").stdout
+        assert host.check_output("sudo stat -c '%a %U' /var/lib/clawdbot-spool") == "700 clawdbot"
+        host.check_output("sudo systemctl kill --signal=KILL clawdbot.service")
+    finally:
+        host.check_output("sudo systemctl start redis-server")
+    host.check_output("sudo clawdbot drain")
+    host.check_output("timeout 20 sh -c %s", "until [ -s /run/dingtalk.log ]; do sleep 0.2; done")
+    wait_until_ready(host)
+    assert host.check_output("sudo grep -c 'echo: while Redis is away' /run/dingtalk.log") == "1"
 
 
 def test_init_env_restarts_the_bot(host: Host) -> None:

@@ -93,6 +93,10 @@ def _callbacks(result: str) -> str:
     return f'clawdbot_callbacks_total{{instance="app1",platform="dingtalk",result="{result}"}}'
 
 
+def _spool(reason: str) -> str:
+    return f'clawdbot_spool_hand_over_failures_total{{instance="app1",reason="{reason}"}}'
+
+
 def _refused(outcome: str) -> str:
     return f'clawdbot_model_calls_total{{instance="app1",provider="gpt",outcome="{outcome}"}}'
 
@@ -311,7 +315,34 @@ CASES = [
         {_callbacks("full"): "0+1x30"},
         [{_callbacks("full"): "3x30", _callbacks("unavailable"): "0+1x30"}],
         {},
-        "1 refused",
+        "full",
+        steps=0,
+        start=1,
+    ),
+    Case(
+        "RedisFull",
+        {_callbacks("full"): "0x30", _spool("full"): "0+1x30"},
+        [{_callbacks("full"): "3x30", _spool("full"): "3x30", _spool("unavailable"): "0+1x30"}],
+        {},
+        "full",
+        steps=0,
+        start=1,
+    ),
+    _gauge(
+        "SpoolStuck",
+        'clawdbot_spool_oldest_age_seconds{instance="app1"}',
+        61,
+        59,
+        {"instance": "app1"},
+        "61 s",
+        steps=1,
+    ),
+    Case(
+        "SpoolRefuses",
+        {'clawdbot_spool_refusals_total{instance="app1",reason="disk"}': "0+1x30"},
+        [{'clawdbot_spool_refusals_total{instance="app1",reason="disk"}': "3x30"}],
+        {"instance": "app1", "reason": "disk"},
+        "1 messages",
         steps=0,
         start=1,
     ),
