@@ -4,9 +4,10 @@ A callback is verified, deduplicated, queued and on disk (``appendfsync always``
 rates with P50 and P99, the P99 at a steady 100 callbacks a second, the memory of web and worker, and what a message
 takes of Redis. Exit status 1 if a promise is broken: 0.6 of the trivial route's rate, P99 below 10 ms, less than
 300 MB, and 256 MB of Redis for 100 000 messages a day. The first two need a machine that does nothing else: whoever
-writes to the same disk is waited for.
+writes to the same disk is waited for. With --replicas there are three servers of Redis and a write counts when two
+have it on disk; on this machine they share processors and disk with the bot: 0.5 and 15 ms.
 
-    app/.venv/bin/python bench/app.py
+    app/.venv/bin/python bench/app.py [--replicas]
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ from clawdbot.message import Message  # noqa: E402
 from clawdbot.platforms.dingtalk.crypto import robot_sign  # noqa: E402
 from clawdbot.sent import Sent  # noqa: E402
 from clawdbot.store import connect  # noqa: E402
+from tests.trio import PASSWORD, Trio  # noqa: E402
 
 from tests.conftest import RedisServer, dingtalk_body, eventually, free_port, write_config  # noqa: E402
 
 CLIENTS = 2
 MOST_A_SECOND = 3000  # callbacks of one client
 STEADY_RATE = 100.0
-WANTED_RATIO = 0.6
-WANTED_P99_MS = 10.0
+# Alone, and with replicas.
+WANTED_RATIO = {False: 0.6, True: 0.5}
+WANTED_P99_MS = {False: 10.0, True: 15.0}
 WANTED_MEMORY_MB = 300.0
 WANTED_REDIS_MB = 256.0
 MESSAGES_A_DAY = 100_000
@@ -233,14 +236,16 @@ def redis_bytes(environ: dict[str, str]) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Bot]:
+def running(folder: Path, *, replicas: bool) -> Iterator[Bot]:
     """Redis and web as they are deployed."""
     for name in ("logs", "redis", "spool"):
         (folder / name).mkdir()
-    redis = RedisServer(folder / "redis")
-    redis.start()
+    alone, three = RedisServer(folder / "redis"), Trio(folder / "redis")
+    (three if replicas else alone).start()
     # Nobody listens there: answers fail and are tried later, so that only the acknowledgement is measured.
-    write_config(folder / "config", "http://127.0.0.1:9", redis.port)
+    write_config(folder / "config", "http://127.0.0.1:9", alone.port)
+    if replicas:
+        three.write_cache_yaml(folder / "config" / "cache.yaml")
     port = free_port()
     environ = {
         **os.environ,
@@ -248,6 +253,7 @@ def running(folder: Path) -> Iterator[Bot]:
         "CLAWDBOT_LOG_DIR": str(folder / "logs"),
         "CLAWDBOT_SPOOL_DIR": str(folder / "spool"),
         "CLAWDBOT_PORT": str(port),
+        "CLAWDBOT_REDIS_PASSWORD": PASSWORD if replicas else "",
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
     }
     config = load(environ).dingtalk
@@ -260,7 +266,8 @@ def running(folder: Path) -> Iterator[Bot]:
     finally:
         web.terminate()
         web.wait()
-        redis.kill()
+        alone.kill()
+        three.close()
 
 
 def start(environ: dict[str, str], *module: str) -> subprocess.Popen[bytes]:
@@ -281,8 +288,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=7, help="the two routes take turns; medians count")
     parser.add_argument("--connections", type=int, default=32, help="Nginx keeps as many open")
+    parser.add_argument("--replicas", action="store_true", help="three servers of Redis instead of one")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, running(Path(name)) as bot:
+    with tempfile.TemporaryDirectory() as name, running(Path(name), replicas=options.replicas) as bot:
         return report(options, bot)
 
 
@@ -304,13 +312,14 @@ def report(options: argparse.Namespace, bot: Bot) -> int:
     quiet = steady(bot.config, bot.port, STEADY_RATE, options.seconds)
     p50, p99 = percentile(quiet, 50), percentile(quiet, 99)
     print(f"{'steady':<10} {STEADY_RATE:>10.0f} {p50:>8.1f} {p99:>8.1f}")
+    wanted_ratio, wanted_p99 = WANTED_RATIO[options.replicas], WANTED_P99_MS[options.replicas]
     worker = start(bot.environ, "clawdbot", "worker")
     time.sleep(3)
     memory = resident_mb(bot.web, worker)
     worker.kill()
     worker.wait()
     print(
-        f"ratio {ratio:.2f} (wanted {WANTED_RATIO}), P99 at the steady rate {p99:.1f} ms (wanted {WANTED_P99_MS:.0f}),"
+        f"ratio {ratio:.2f} (wanted {wanted_ratio}), P99 at the steady rate {p99:.1f} ms (wanted {wanted_p99:.0f}),"
         f" resident memory of web and worker {memory:.0f} MB (wanted {WANTED_MEMORY_MB:.0f})"
     )
     waiting, remembered = redis_bytes(bot.environ)
@@ -319,7 +328,7 @@ def report(options: argparse.Namespace, bot: Bot) -> int:
         f"Redis: {waiting:.0f} bytes a message that waits, {remembered:.0f} for a day after its answer of {len(ANSWER)}"
         f" characters; {redis_mb:.0f} MB for {MESSAGES_A_DAY} messages a day (wanted {WANTED_REDIS_MB:.0f})"
     )
-    good = ratio >= WANTED_RATIO and p99 < WANTED_P99_MS and memory < WANTED_MEMORY_MB and redis_mb < WANTED_REDIS_MB
+    good = ratio >= wanted_ratio and p99 < wanted_p99 and memory < WANTED_MEMORY_MB and redis_mb < WANTED_REDIS_MB
     return 0 if good else 1
 
 

@@ -68,7 +68,7 @@ class Cards:
         self._notes = notes
         self.calls = Calls(client)
         self.signs = Signs(client, notes, self.calls)
-        self._turn = Script(client, "card")
+        self._turn = Script(client, "card", durable=True)
         self._threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="card")
         self._growing: dict[str, Growing] = {}
 

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _redis_trouble(settings: Settings, error: redis.RedisError) -> str:
     from clawdbot.engine.failures import judge
 
-    place = f"{settings.redis.host}:{settings.redis.port}"
+    place = settings.redis.place
     cure = "is it running, and are host and port in cache.yaml and CLAWDBOT_REDIS_PASSWORD right?"
     return f"{judge(error).reason} ({place}, {type(error).__name__}); {cure}"
 
@@ -203,6 +203,9 @@ def _redis_problems(settings: Settings) -> list[Problem]:
         cure = f"Redis {version} is too old; install version {store.OLDEST_REDIS}.0 or later"
         return [Problem("cache.yaml", "host", cure)]
     found = []
+    replicas, wanted = int(known.get("connected_slaves", 0)), len(settings.redis.servers) - 1
+    if replicas < wanted:
+        found.append(f"Redis has {replicas} of {wanted} replicas; see docs/runbooks/RedisRedundancyLost.md")
     # One that replaced the bot's own may be set up for something else.
     if known.get("role") != "master":
         found.append("Redis is a replica; name its primary")

@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 
+from clawdbot.copies import durably, group_of
 from clawdbot.message import Message
 from clawdbot.store import DEDUP_SECONDS, READY, Argument, Script, key
 
@@ -38,7 +39,7 @@ class Sent:
     def __init__(self, client: redis.Redis) -> None:
         """Keep it in Redis."""
         self._client = client
-        self._script = Script(client, "mark")
+        self._script = Script(client, "mark", durable=True)
 
     def state(self, message: Message, part: str) -> str:
         """Return ``SENT`` or ``UNSURE`` after an earlier attempt, empty if nothing went out."""
@@ -67,6 +68,7 @@ class Mark:
     def __init__(self, client: redis.Redis, script: Script, name: str, fence: Sequence[str], before: str) -> None:
         """See `Sent.mark`; ``name`` is the Redis key."""
         self._client = client
+        self._group = group_of(client)
         self._script = script
         self._name = name
         self._fence = fence
@@ -102,7 +104,7 @@ class Mark:
         if self._before:
             self._insist(lambda: self._set(self._before))
         else:
-            self._insist(lambda: self._client.delete(self._name))
+            self._insist(lambda: durably(self._client, ["DEL", self._name]))
         self._touched = False
 
     def unsure(self) -> None:
@@ -123,6 +125,8 @@ class Mark:
         try:
             if self._pending:
                 connection.read_response()
+                if self._group:
+                    self._group.check(connection, [connection.read_response() for _ in self._group.proof])
             return self._pending
         except redis.RedisError:
             connection.disconnect()
@@ -142,7 +146,8 @@ class Mark:
             connection: Any = self._client.connection_pool.get_connection()
         except redis.RedisError:
             return
-        self._packed = b"".join(connection.pack_command(*self._script.whole(*self._arguments(SENT))))
+        proof = self._group.proof if self._group else []
+        self._packed = b"".join(connection.pack_commands([self._script.whole(*self._arguments(SENT)), *proof]))
         self._connection = connection
 
     def _insist(self, write: Callable[[], object]) -> None:

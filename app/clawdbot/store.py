@@ -15,6 +15,7 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from clawdbot.config import RedisConfig
+from clawdbot.copies import Group, Pool, ToPrimary, durably, group_of
 
 PREFIX = "clawdbot:"
 # Older ones know neither the flags of our scripts nor `SET` with both NX and GET.
@@ -64,10 +65,16 @@ def connect(config: RedisConfig, *, timeout: float, connections: int = 64, retri
     without harm. Who finds all ``connections`` taken waits as long for one. Bytes that
     are no UTF-8 are read as surrogates; see `raw_bytes`.
     """
-    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]  # the package has no types here
-        host=config.host,
-        port=config.port,
+    group = Group(config, timeout=timeout) if config.servers else None
+    way: dict[str, Any] = {"host": config.host, "port": config.port}
+    if group:
+        way = {"connection_class": ToPrimary, "group": group}
+    elif config.tls:
+        way |= {"connection_class": redis.SSLConnection, "ssl_ca_certs": config.tls_ca or None}
+    pool = Pool(  # type: ignore[no-untyped-call]  # the package has no types here
+        **way,
         db=config.db,
+        username=config.username or None,
         password=config.password or None,
         socket_timeout=timeout,
         socket_connect_timeout=min(timeout, 1.0),
@@ -80,6 +87,7 @@ def connect(config: RedisConfig, *, timeout: float, connections: int = 64, retri
         encoding_errors="surrogateescape",
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), retries),
     )
+    pool.group = group
     return redis.Redis.from_pool(pool)
 
 
@@ -100,10 +108,13 @@ class Script:
     workers need for it, carry the flag ``allow-oom``: only intake is refused when memory is full.
     """
 
-    def __init__(self, client: redis.Redis, name: str) -> None:
-        """Bind ``lua/<name>.lua`` to ``client``."""
+    def __init__(self, client: redis.Redis, name: str, *, durable: bool = False) -> None:
+        """Bind ``lua/<name>.lua`` to ``client``; what a ``durable`` one writes outlives the loss of a server."""
         self._client = client
-        self._execute: Callable[..., Any] = client.execute_command
+        execute: Callable[..., Any] = client.execute_command
+        self._execute = execute
+        if durable and group_of(client):
+            self._execute = lambda *command: durably(client, command)[0]
         self._text = INCLUDE.sub(lambda found: _read(found[1]), _read(name))
         self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 

@@ -24,6 +24,7 @@ from clawdbot_simulator.config import Config
 from clawdbot_simulator.server import build_server
 
 from .conftest import RedisServer, eventually, write_config
+from .trio import PASSWORD, Trio
 
 APP = Path(__file__).parents[1]
 # What systemd does: the socket is descriptor 3, and LISTEN_PID is the process that it is for.
@@ -34,13 +35,20 @@ class Site:
     """One node after the role has deployed it, with two workers."""
 
     def __init__(
-        self, folder: Path, app: Path = APP, dingtalk: dict[str, Any] | None = None, /, **environ: str
+        self,
+        folder: Path,
+        app: Path = APP,
+        dingtalk: dict[str, Any] | None = None,
+        three: Trio | None = None,
+        /,
+        **environ: str,
     ) -> None:
         """Keep everything in ``folder`` and run the release that lies in ``app``.
 
-        ``dingtalk`` is what its file says besides.
+        ``dingtalk`` is what its file says besides; with ``three`` no Redis is made.
         """
         self.dingtalk = dingtalk or {}
+        self.three = three
         self.folder = folder
         self.app = app
         self.logs = folder / "logs"
@@ -66,13 +74,15 @@ class Site:
             "MODEL_BASE_URL": f"{self.config.public_url}/v1",
             "MODEL_API_KEY": self.config.model.api_key,
             "MODEL_NAME": "sim-vision",
+            "CLAWDBOT_REDIS_PASSWORD": PASSWORD if three else "",
             **environ,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, names: Sequence[str] = ("web", "worker-a", "worker-b")) -> None:
         """Start everything, of the bot the processes of these names, and wait until it is ready."""
-        self.redis.start()
+        if not self.three:
+            self.redis.start()
         self.configure()
         server = build_server(self.config, self._sim_listener)
         self._sim_listener.close()
@@ -105,6 +115,8 @@ class Site:
             encryption_key=fei.encryption_key,
             verification_token=fei.verification_token,
         )
+        if self.three:
+            self.three.write_cache_yaml(self.folder / "config" / "cache.yaml")
 
     def ready(self) -> bool:
         """Whether the web side says it is."""
@@ -157,7 +169,8 @@ class Site:
 
     def queue(self) -> Queue:
         """The queue, for a look from outside."""
-        return Queue(connect(RedisConfig(port=self.redis.port), timeout=5), f"look-{secrets.token_hex(4)}")
+        config = self.three.config if self.three else RedisConfig(port=self.redis.port)
+        return Queue(connect(config, timeout=5), f"look-{secrets.token_hex(4)}")
 
     def log(self, name: str) -> list[dict[str, object]]:
         """All lines of a log, parsed."""
@@ -176,9 +189,16 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(folder: Path, app: Path = APP, dingtalk: dict[str, Any] | None = None, /, **environ: str) -> Iterator[Site]:
+def site(
+    folder: Path,
+    app: Path = APP,
+    dingtalk: dict[str, Any] | None = None,
+    three: Trio | None = None,
+    /,
+    **environ: str,
+) -> Iterator[Site]:
     """A running site; see `Site`."""
-    found = Site(folder, app, dingtalk, **environ)
+    found = Site(folder, app, dingtalk, three, **environ)
     try:
         found.start()
         yield found

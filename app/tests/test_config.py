@@ -75,6 +75,35 @@ def test_mistake_switches_only_its_platform_off(
     assert getattr(settings, on)
 
 
+def test_several_servers_of_redis_and_a_managed_one(environ: dict[str, str]) -> None:
+    servers, sentinels = ["10.0.0.1:6379", "[fd00::2]:6379"], ["10.0.0.1:26379", "10.0.0.3:26379"]
+    change(environ, "cache.yaml", servers=servers, sentinels=sentinels, primary="bot")
+    found = config.load(environ).redis
+    assert problems(environ) == []
+    assert found.servers == (("10.0.0.1", 6379), ("fd00::2", 6379))
+    assert found.sentinels == (("10.0.0.1", 26379), ("10.0.0.3", 26379))
+    assert (found.primary, found.place) == ("bot", "10.0.0.1:6379, fd00::2:6379")
+    change(environ, "cache.yaml", servers=..., sentinels=..., username="bot", tls=True, tls_ca="/etc/ca.pem")
+    found = config.load(environ).redis
+    assert problems(environ) == []
+    assert (found.username, found.tls, found.tls_ca) == ("bot", True, "/etc/ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("values", "cure"),
+    [
+        ({"servers": ["10.0.0.1:6379"]}, "servers: needs `sentinels` as well"),
+        ({"sentinels": ["10.0.0.1:26379"]}, "servers: needs `sentinels` as well"),
+        ({"servers": ["10.0.0.1"], "sentinels": ["10.0.0.1:26379"]}, "servers: must be a list such as"),
+        ({"servers": "10.0.0.1:x", "sentinels": ["10.0.0.1:26379"]}, "servers: must be a list such as"),
+        ({"servers": ["a:1"], "sentinels": ["a:2"], "tls": True}, "tls: does not go together with `servers`"),
+    ],
+)
+def test_mistakes_in_the_servers_of_redis(environ: dict[str, str], values: dict[str, Any], cure: str) -> None:
+    change(environ, "cache.yaml", **values)
+    assert any(cure in each for each in problems(environ)), problems(environ)
+
+
 def test_misspelled_key_is_only_a_warning(environ: dict[str, str]) -> None:
     change(environ, "dingtalk.yaml", app_sercet="x")
     settings = config.load(environ)

@@ -167,6 +167,22 @@ class Reader:
             return ()
         return tuple(value)
 
+    def addresses(self, key: str, port: int) -> tuple[tuple[str, int], ...]:
+        """A list of addresses and ports that may be left out."""
+        value = self.take(key, [])
+        found = []
+        for each in value if isinstance(value, list) else [value]:
+            parts = urlsplit(f"//{each}")
+            try:
+                host, number = parts.hostname, parts.port
+            except ValueError:
+                host, number = None, None
+            if not isinstance(each, str) or not host or not number:
+                self.problem(key, f'must be a list such as ["10.0.0.1:{port}", "10.0.0.2:{port}"]')
+                return ()
+            found.append((host, number))
+        return tuple(found)
+
     def unknown(self, *, but: tuple[str, ...] = (), starting_with: tuple[str, ...] = ("",)) -> None:
         """Note the keys that nobody asked for; those of ``but`` are somebody else's."""
         for key in self.values:

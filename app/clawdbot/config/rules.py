@@ -145,13 +145,26 @@ def _former(reader: Reader, secrets: Mapping[str, tuple[str, str]], until_key: s
 
 def redis(reader: Reader, password: str) -> RedisConfig:
     """``cache.yaml``, and the password from the environment."""
+    servers, sentinels = reader.addresses("servers", 6379), reader.addresses("sentinels", 26379)
+    tls = reader.flag("tls", default=False)
+    if bool(servers) != bool(sentinels):
+        reader.problem("servers", "needs `sentinels` as well, and they need `servers`; give both, or none of them")
+        servers = sentinels = ()
+    if servers and tls:
+        reader.problem("tls", "does not go together with `servers`; take one of them out")
     return RedisConfig(
         enabled=reader.flag("enabled", default=True),
         host=reader.text("host", "give the address of Redis", default="127.0.0.1"),
         port=reader.number("port", 6379, 1, 65535),
         db=reader.number("db", 0, 0, 1_000_000),
         ttl=reader.number("ttl", 3600, 1, 30 * 86400),
+        username=reader.text("username", "give the account of Redis", default=""),
         password=password,
+        servers=servers,
+        sentinels=sentinels,
+        primary=reader.text("primary", "give the name that Sentinel knows", default="clawdbot"),
+        tls=tls,
+        tls_ca=reader.text("tls_ca", "give a file of certificates", default=""),
     )
 
 

@@ -115,14 +115,32 @@ class AlertsConfig(Replaceable):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RedisConfig:
-    """``cache.yaml`` and the password. ``enabled`` and ``ttl`` (seconds) concern the cache, not the queue."""
+    """``cache.yaml`` and the password. ``enabled`` and ``ttl`` (seconds) concern the cache, not the queue.
+
+    Attributes:
+        servers: addresses of several servers that stand in for each other; then ``host`` and ``port`` say nothing.
+        sentinels: addresses of the Sentinels that know which of them is the primary.
+        primary: the name by which they know it.
+        tls: whether to encrypt; ``tls_ca`` is a file of the authorities to trust, empty for the system's.
+    """
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: int = 6379
     db: int = 0
     ttl: int = 3600
+    username: str = ""
     password: str = dataclasses.field(default="", repr=False)
+    servers: tuple[tuple[str, int], ...] = ()
+    sentinels: tuple[tuple[str, int], ...] = ()
+    primary: str = "clawdbot"
+    tls: bool = False
+    tls_ca: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return ", ".join(f"{host}:{port}" for host, port in self.servers or [(self.host, self.port)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

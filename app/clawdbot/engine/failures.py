@@ -7,8 +7,10 @@ import enum
 
 import redis
 from redis import exceptions
+from redis.sentinel import MasterNotFoundError
 
 from clawdbot import texts
+from clawdbot.copies import NotCopied
 from clawdbot.errors import Final, LeaseLost, Retry, Throttled
 from clawdbot.message import Unreadable
 
@@ -80,6 +82,9 @@ _ROWS = (
         Verdict.PAUSE,
         "Redis is too old: version 7.0 or later is needed",
     ),
+    _Row(redis.ResponseError, "NOREPLICAS", Verdict.PAUSE, "Redis has no replica, and takes no writes without one"),
+    _Row(NotCopied, "", Verdict.PAUSE),
+    _Row(MasterNotFoundError, "", Verdict.PAUSE, "no Sentinel knows a healthy Redis"),
     _Row(redis.TimeoutError, "", Verdict.PAUSE, "Redis does not answer in time"),
     _Row(redis.ConnectionError, "", Verdict.PAUSE, "Redis is away"),
     _Row(redis.ResponseError, "", Verdict.PAUSE, "Redis refuses a command"),

@@ -17,6 +17,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from clawdbot.copies import exchange, group_of
 from clawdbot.engine.queue import Queue
 from clawdbot.message import Message
 from clawdbot.store import Argument
@@ -46,6 +47,7 @@ class Intake:
     def __init__(self, queue: Queue, *, patience: float, attempt: float = 0.0) -> None:
         """Nobody waits longer than ``patience`` seconds, of which ``attempt`` is the last one that is begun."""
         self._queue = queue
+        self._group = group_of(queue.client)
         self._patience = patience
         self._attempt = attempt
         self._last_attempt = 0.0  # when it may begin at the latest
@@ -137,20 +139,12 @@ class Intake:
         if self._connection is None:
             self._connection = self._queue.client.connection_pool.get_connection()
         connection = self._connection
+        proof = self._group.proof if self._group else []
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [_reply(connection) for _ in commands]
+            replies = exchange(connection, [*commands, *proof])
+            if self._group:
+                self._group.check(connection, replies[len(commands) :])
+            return replies[: len(commands)]
         except redis.RedisError:
             connection.disconnect()
             raise
-
-
-def _reply(connection: Any) -> object:
-    """The next reply; one that is an error belongs to its command only."""
-    try:
-        return connection.read_response()
-    except redis.exceptions.ReadOnlyError:
-        # The whole round failed, and behind the same name there may be another server by now.
-        raise
-    except redis.ResponseError as error:
-        return error

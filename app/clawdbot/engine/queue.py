@@ -26,13 +26,14 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import redis
 
 from clawdbot.answers import Answer, answer_key
 from clawdbot.clock import now_ms
+from clawdbot.copies import durably, moves
 from clawdbot.errors import LeaseLost
 from clawdbot.message import ORDER_DIGITS, Message, Unreadable
 from clawdbot.sent import APOLOGY, CARD, PATIENCE, SIGN, mark_key
@@ -207,14 +208,15 @@ class Queue:
         """Use ``client``; ``consumer`` names a worker process, others leave it empty."""
         self.client = client
         self.consumer = consumer
-        self._accept = Script(client, "accept")
-        self._begin = Script(client, "begin")
-        self._keep = Script(client, "keep")
-        self._settle = Script(client, "settle")
-        self._prepare = Script(client, "prepare")
+        self._accept = Script(client, "accept", durable=True)
+        # With the lease: nobody else shall get it because a server dies.
+        self._begin = Script(client, "begin", durable=True)
+        self._keep = Script(client, "keep", durable=True)
+        self._settle = Script(client, "settle", durable=True)
+        self._prepare = Script(client, "prepare", durable=True)
         self._renew = Script(client, "renew")
         self._promote = Script(client, "promote")
-        self._revive = Script(client, "revive")
+        self._revive = Script(client, "revive", durable=True)
         self._retire = Script(client, "retire")
         self._forget = Script(client, "forget")
         self._tidy = Script(client, "tidy")
@@ -257,13 +259,16 @@ class Queue:
             For each what `accept` says.
         """
         self.load_scripts()
-        with self.client.pipeline(transaction=True) as pipe:
-            add: Callable[..., Any] = pipe.execute_command
-            for kept in messages:
-                age = max(0, now - kept.arrived_ms)
-                accepted = self._accept_arguments(kept.key, kept.conversation, kept.dumped, kept.guard, age)
-                add(*self._accept.command(*accepted))
-            return [str(result) for result in pipe.execute()]
+        commands = []
+        for kept in messages:
+            age = max(0, now - kept.arrived_ms)
+            accepted = self._accept_arguments(kept.key, kept.conversation, kept.dumped, kept.guard, age)
+            commands.append(self._accept.command(*accepted))
+        results = durably(self.client, ["MULTI"], *commands, ["EXEC"])[-1]
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return [str(result) for result in results]
 
     def _accept_message(self, message: Message, guard: str) -> tuple[list[str], list[Argument]]:
         return self._accept_arguments(message.key, message.conversation_key, message.dump(), guard, 0)
@@ -280,6 +285,11 @@ class Queue:
     def prepare(self) -> None:
         """Create the consumer group if it is not there yet."""
         self._prepare([READY], [GROUP])
+
+    @property
+    def moves(self) -> int:
+        """How often what is behind the queue was another Redis than before."""
+        return moves(self.client)
 
     def take(self, count: int, wait_ms: int) -> list[Lease]:
         """Lease up to ``count`` conversations, waiting up to ``wait_ms`` for the first."""
@@ -306,7 +316,10 @@ class Queue:
     def owns(self, lease: Lease) -> bool:
         """Whether ``lease`` is still ours. A Redis that came back empty knows of none."""
         try:
-            return bool(self.client.xpending_range(READY, GROUP, lease.entry, lease.entry, 1, self.consumer))
+            # A Redis that was frozen, and replaced meanwhile, would say so for ever: what it says has no copies.
+            entry = lease.entry
+            [found] = durably(self.client, ["XPENDING", READY, GROUP, entry, entry, 1, self.consumer])
+            return bool(found)
         except redis.ResponseError as error:
             if str(error).startswith("NOGROUP"):
                 return False

@@ -18,6 +18,7 @@ import redis
 from clawdbot import metrics, store
 from clawdbot.chat import Chat
 from clawdbot.clock import now_ms
+from clawdbot.copies import NotCopied
 from clawdbot.engine.failures import Failure, Verdict, judge
 from clawdbot.engine.patience import Patience
 from clawdbot.engine.queue import Begun, DeadLetter, Hold, Lease, Queue
@@ -38,8 +39,10 @@ PATIENCE_SECONDS = 25.0
 APOLOGIES = 3
 POLL_MS = 500
 REDIS_PAUSE = 0.5
-# So long the nodes get to hand over what they kept while Redis was away, before anything is begun.
+# So long the nodes get to hand over what they kept while Redis was away, before anything is begun; longer where they
+# have to find another Redis.
 HAND_OVER_SECONDS = 1.0
+MOVED_SECONDS = 2.0
 # The same trouble with Redis is told this often.
 TROUBLE_SECONDS = 60.0
 TIDY_SECONDS = 60.0
@@ -102,6 +105,7 @@ class Worker:
 
     def _dispatch(self, pool: ThreadPoolExecutor) -> None:
         prepared = False
+        moves = 0
         next_reap = next_tidy = next_retire = 0.0
         while not self._stop.is_set():
             count = self._reserve()
@@ -112,8 +116,11 @@ class Worker:
                 if not prepared:
                     self._queue.prepare()
                     prepared = True
-                    if self._trouble[0]:
-                        # Other nodes have older messages of the same conversations on their disks.
+                    # Other nodes have older messages of the same conversations on their disks.
+                    if self._queue.moves != moves:
+                        moves = self._queue.moves
+                        self._stop.wait(MOVED_SECONDS)
+                    elif self._trouble[0]:
                         self._stop.wait(HAND_OVER_SECONDS)
                 now = time.monotonic()
                 # What fails here must not keep the work from going on, so it comes again at its time only.
@@ -130,6 +137,10 @@ class Worker:
                     next_reap = now if leases else now + jittered(self._lease_seconds / 4)
                 if not leases:
                     leases = self._queue.take(count, POLL_MS)
+                if self._queue.moves != moves:
+                    # A connection that was opened anew led to another Redis, which is no error.
+                    moves = self._queue.moves
+                    self._stop.wait(MOVED_SECONDS)
                 self._well()
             except redis.RedisError as error:
                 # Whatever it is: when it is over, the group may be gone.
@@ -146,7 +157,7 @@ class Worker:
 
     def _ill(self, failure: Failure, error: Exception) -> None:
         """Say what is the matter with Redis, once in a while."""
-        if isinstance(error, redis.exceptions.ReadOnlyError):
+        if isinstance(error, (redis.exceptions.ReadOnlyError, NotCopied)):
             # Behind the same name there may be another server by now.
             store.forget_connections(self._queue.client)
         reason, told = self._trouble

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from clawdbot import alerts, config, logs, metrics
 from clawdbot.clock import now_ms
 from clawdbot.config import Settings
+from clawdbot.copies import durably
 from clawdbot.engine.intake import Intake
 from clawdbot.engine.queue import Queue
 from clawdbot.engine.spool import Reception, Spool, spool_of
@@ -38,8 +39,9 @@ CALLBACK_SECONDS = 1.5
 BEFORE_SPOOL_SECONDS = 0.8
 SPOOL_SECONDS = 1.0
 TRY_SECONDS = 0.5
-# Nobody waits for the hand-over.
+# Nobody waits for the hand-over; but where another Redis takes over, all nodes shall have found it at the same time.
 HAND_OVER_SECONDS = 2.0
+MOVED_HAND_OVER_SECONDS = 1.0
 # Name of what a process has to call that serves the application.
 START = "clawdbot-start"
 # Strangers who ask whether we are ready cost one write in so many seconds, however often they ask.
@@ -69,7 +71,8 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     # Flask's documentation adds middleware by replacing this attribute, which its types call a method.
     app.wsgi_app = TrustedProxies(inner, Peers(settings.forwarded_allow_ips))  # type: ignore[method-assign]  # see above
     if spool:
-        patient = Queue(connect(settings.redis, timeout=HAND_OVER_SECONDS, connections=2, retries=0))
+        seconds = MOVED_HAND_OVER_SECONDS if settings.redis.servers else HAND_OVER_SECONDS
+        patient = Queue(connect(settings.redis, timeout=seconds, connections=2, retries=0))
         # Threads do not outlive a fork: the server calls this in each of its processes.
         app.extensions[START] = partial(spool.start, patient)
     observe.install(app)
@@ -133,7 +136,7 @@ class _Writable:
             return problem
         problem = ""
         try:
-            self._client.set(key("ready-probe"), now_ms(), ex=60)
+            durably(self._client, ["SET", key("ready-probe"), now_ms(), "EX", 60])
         except redis.RedisError as error:
             problem = type(error).__name__
             log.warning("not ready", extra={"fields": {"error": problem}})
