@@ -290,4 +290,4 @@ def off_key(platform: str) -> str:
 
 
 def _off_key(message: Message) -> str:
-    return key("cards-off", message.conversation_key)
+    return key("cards-off", message.platform, message.conversation)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from clawdbot import gathering, http, languages, text, texts
+from clawdbot import gathering, http, languages, text, texts, usage
 from clawdbot.answers import Answer, Answers
 from clawdbot.cache import Cache
 from clawdbot.cards import Cards, Growing, finish
-from clawdbot.config import Settings
+from clawdbot.config import ModelConfig, Settings, voices
+from clawdbot.config.live import Live
+from clawdbot.config.voices import MAIN, BotFile, Voice
 from clawdbot.engine.queue import Hold, Queue
 from clawdbot.errors import Final, LeaseLost, Retry, Unsure
 from clawdbot.gathering import MOST_PICTURES, Gatherer
@@ -20,15 +22,24 @@ from clawdbot.languages import Language
 from clawdbot.limits import Limiter, Rate
 from clawdbot.message import Message
 from clawdbot.models import prompt
+from clawdbot.models.chain import Models
 from clawdbot.models.client import Model, Question, Reply
+from clawdbot.models.dialects import Conversations
 from clawdbot.notes import SharedNotes
 from clawdbot.platforms.base import Folded, Sender
 from clawdbot.sent import APOLOGY, FIRST, PATIENCE, SENT, UNSURE, Sent
 from clawdbot.sessions import Sessions
+from clawdbot.store import key
+from clawdbot.usage import Limit, Usage
 
 log = logging.getLogger(__name__)
 
 LONGEST_QUESTION = 20_000
+PERIODS = {"day": texts.A_DAY, "month": texts.A_MONTH}
+# Who has not written for so long is greeted again.
+GREETED_SECONDS = 30 * 86400.0
+# A model that was chosen stays so for so long.
+CHOICE_SECONDS = 30 * 86400.0
 
 
 class Chat:
@@ -42,15 +53,21 @@ class Chat:
         cache: Cache,
         limiter: Limiter,
         queue: Queue,
+        *,
+        make: Callable[[ModelConfig], Model],
     ) -> None:
-        """Put the parts together."""
+        """Put the parts together; ``model`` is the one of the environment, ``make`` makes those of ``bot.yaml``."""
         self._settings = settings
+        self._live = Live(settings.config_dir / voices.FILE, settings.bot)
+        self._models = Models(model, make)
+        self._usage = Usage(queue.client)
+        self._conversations = Conversations(queue.client, settings.redis.ttl)
+        self._notes = SharedNotes(queue.client)
         self._platforms = platforms
-        self._model = model
         self._cache = cache
         self._answers = Answers(queue.client)
         self._sent = Sent(queue.client)
-        self._cards = Cards(queue.client, SharedNotes(queue.client))
+        self._cards = Cards(queue.client, self._notes)
         self._gatherer = Gatherer(queue.client)
         self._sessions = Sessions(queue.client, enabled=cache.enabled)
         self._limiter = limiter
@@ -109,7 +126,16 @@ class Chat:
 
     @property
     def _history_tokens(self) -> int:
-        return self._settings.model.preset.history_tokens if self._settings.model else 0
+        """As much as the model with the best memory reads; one with less gets it shortened."""
+        return max((model.preset.history_tokens for model in self._configs(self._live.now()).values()), default=0)
+
+    def _configs(self, bot: BotFile) -> dict[str, ModelConfig]:
+        """All models by name."""
+        main = {MAIN: self._settings.model} if self._settings.model else {}
+        return {**main, **bot.models}
+
+    def _voice(self, bot: BotFile, message: Message) -> Voice:
+        return bot.voice(message.platform, message.conversation, message.sender)
 
     def _platform(self, message: Message) -> Sender:
         try:
@@ -143,29 +169,80 @@ class Chat:
         access = platform.access
         if access.conversations and message.conversation not in access.conversations:
             return Answer("", "ignored")
-        if access.users and message.sender not in access.users:
+        voice = self._voice(self._live.now(), message)
+        if not voice.may_write or (access.users and message.sender not in access.users):
             return Answer(self._say(message, texts.NOT_ALLOWED), "apologised")
-        most = self._settings.user_messages_per_minute
+        most = voice.messages_per_minute or self._settings.user_messages_per_minute
         if first and not self._limiter.allows(f"user:{message.platform}:{message.sender}", Rate(most / 60, most)):
             return Answer(self._say(message, texts.SLOW_DOWN), "apologised")
         return self._command(platform, message)
 
     def _command(self, platform: Sender, message: Message) -> Answer | None:
         words = languages.commands()
-        match words.get(text.command(message.text, words)):
+        taking = [word for word, name in words.items() if name == texts.COMMAND_MODEL]
+        name, argument = text.command(message.text, words, taking)
+        match words.get(name):
             case texts.COMMAND_HELP:
-                # Who needs help may not know the language that the command was given in.
-                return Answer("\n\n".join(language.say(texts.HELP) for language in self._languages(message)))
+                return Answer(self._help(message))
             case texts.COMMAND_RESET:
                 self._cache.remember("reset", message.conversation_key, True)
+                self._conversations.forget(message.conversation_key)
                 return Answer(self._say(message, texts.RESET), forget=True)
             case texts.COMMAND_STATUS:
                 return Answer(self._status(platform, message))
+            case texts.COMMAND_USAGE:
+                return Answer(self._used(message))
+            case texts.COMMAND_MODEL:
+                return Answer(self._choose(message, argument))
             case _:
                 return None
 
+    def _help(self, message: Message) -> str:
+        voice = self._voice(self._live.now(), message)
+        # Who needs help may not know the language that the command was given in.
+        said = []
+        for language in self._languages(message):
+            said.append(language.say(texts.HELP))
+            if voice.choose:
+                said.append(language.say(texts.HELP_MODEL))
+        return "\n\n".join(filter(None, [voice.greeting, *said]))
+
+    def _choose(self, message: Message, wanted: str) -> str:
+        """Let somebody choose the model that is asked first."""
+        say, bot = self._languages(message)[0].say, self._live.now()
+        voice, name = self._voice(bot, message), _choice_key(message)
+        if not voice.choose:
+            return say(texts.MODEL_FIXED)
+        if wanted in voice.choose:
+            self._notes.put(name, wanted, CHOICE_SECONDS)
+        elif wanted:
+            return say(texts.MODEL_UNKNOWN, name=wanted, names=", ".join(voice.choose))
+        chosen = self._chain(voice, message)[0]
+        return say(texts.MODEL_CHOSEN, name=chosen, names=", ".join(voice.choose))
+
+    def _chain(self, voice: Voice, message: Message) -> tuple[str, ...]:
+        """The models that are asked, that of the person's own choice first."""
+        chosen = self._notes.get(_choice_key(message)) if voice.choose else None
+        if chosen not in voice.choose:
+            return voice.models
+        return (chosen, *(name for name in voice.models if name != chosen))
+
+    def _used(self, message: Message) -> str:
+        bot, say = self._live.now(), self._languages(message)[0].say
+        lines = [
+            say(label, tokens=spent.tokens, cost=_money(spent.of("cost"), bot))
+            for (_, spent), label in zip(
+                self._usage.of_person(message).items(), (texts.USAGE_TODAY, texts.USAGE_MONTH), strict=True
+            )
+        ]
+        for limit in self._usage.limits(message, self._voice(bot, message)):
+            share = f"{min(999, round(100 * limit.used / limit.most))} %" if limit.most else "100 %"
+            lines.append(say(texts.USAGE_LIMIT, limit=_limit(limit, say, bot), share=share))
+        return "\n".join(lines)
+
     def _status(self, platform: Sender, message: Message) -> str:
-        model, depth = self._settings.model, self._queue.depth()
+        bot = self._live.now()
+        model, depth = self._configs(bot).get(self._chain(self._voice(bot, message), message)[0]), self._queue.depth()
         say = self._languages(message)[0].say
         lines = [
             say(texts.STATUS_MODEL, name=model.name, model=model.model) if model else say(texts.STATUS_NO_MODEL),
@@ -182,6 +259,10 @@ class Chat:
         if message.unsupported:
             say = self._languages(message)[0].say
             return Answer(say(texts.UNSUPPORTED, kind=say(message.unsupported)), "apologised")
+        bot, say = self._live.now(), self._languages(message)[0].say
+        for limit in self._usage.limits(message, self._voice(bot, message)):
+            if limit.used >= limit.most:
+                return Answer(say(texts.LIMIT_REACHED, limit=_limit(limit, say, bot)), "apologised")
         try:
             return self._answer(platform, message, growing)
         except Final as error:
@@ -190,19 +271,32 @@ class Chat:
             log.warning("no answer", extra={"fields": {"message_key": message.key, "reason": str(error)}})
             return Answer(self._say(message, error.apology), "apologised")
 
-    def _question(self, platform: Sender, message: Message, growing: Growing) -> tuple[Question, list[str]]:
-        """Return what the model is asked, and what the user is told of it besides the answer."""
-        name, model = _writer(platform, message), self._settings.model
-        words, vision = message.text[:LONGEST_QUESTION], bool(model and model.vision)
-        gathered = self._gatherer.gather(platform, message, words=words, vision=vision)
+    def _question(
+        self, platform: Sender, message: Message, growing: Growing, bot: BotFile
+    ) -> tuple[Question, tuple[str, ...], list[str]]:
+        """Return what is asked, which models, and what the user is told of it besides the answer."""
+        name, configs, voice = _writer(platform, message), self._configs(bot), self._voice(bot, message)
+        chain = self._chain(voice, message)
+        seeing = tuple(each for each in voice.picture_models or chain if each in configs and configs[each].vision)
+        words = message.text[:LONGEST_QUESTION]
+        gathered = self._gatherer.gather(platform, message, words=words, vision=bool(seeing))
+        if gathered.pictures:
+            chain = seeing
+        elif voice.long_models and len(gathered.text) > voice.long_characters:
+            chain = voice.long_models
+        model = self._settings.model
+        template = voice.system_prompt or (model.system_prompt if model else "")
         group = str(message.route.get("group_name") or prompt.NAMELESS_GROUP) if message.group else ""
         today = datetime.datetime.now(datetime.UTC).astimezone().date()
         question = Question(
             key=message.key,
-            system=prompt.system(model.system_prompt if model else "", name=name, group=group, today=today),
+            system=prompt.system(template, name=name, group=group, today=today, bot=voice.bot_name),
             history=self._sessions.find(message),
             text=gathered.text,
             pictures=gathered.pictures,
+            session=message.conversation_key,
+            writer=prompt.one_line(name) if message.group else "",
+            temperature=voice.temperature,
             watch=growing.watch,
         )
         notes = []
@@ -210,39 +304,61 @@ class Chat:
             notes.append(self._say(message, texts.QUESTION_CUT, count=LONGEST_QUESTION))
         if gathered.left_out:
             notes.append(self._say(message, texts.PICTURES_LEFT_OUT, count=MOST_PICTURES))
-        return question, notes
+        return question, chain, notes
 
     def _answer(self, platform: Sender, message: Message, growing: Growing) -> Answer:
-        question, notes = self._question(platform, message, growing)
-        reply = self._reply(message, question)
+        bot = self._live.now()
+        question, chain, notes = self._question(platform, message, growing, bot)
+        reply = self._reply(message, question, chain, bot)
         if reply.note:
             notes.insert(0, self._say(message, reply.note))
+        if reply.sources:
+            notes.insert(0, self._say(message, texts.SOURCES, names="; ".join(reply.sources)))
+        notes += self._pay(message, reply, bot)
         asked = question.text or gathering.ONLY_PICTURES
-        writer = prompt.one_line(_writer(platform, message)) if message.group else ""
-        turn = (f"{writer}: {asked}" if writer else asked, reply.text)
-        return Answer("\n\n".join([reply.text, *notes]), turn=turn, thoughts=reply.thoughts)
+        turn = (f"{question.writer}: {asked}" if question.writer else asked, reply.text)
+        greeting = self._greeting(message, bot)
+        return Answer("\n\n".join([*greeting, reply.text, *notes]), turn=turn, thoughts=reply.thoughts)
 
-    def _reply(self, message: Message, question: Question) -> Reply:
+    def _greeting(self, message: Message, bot: BotFile) -> list[str]:
+        """What somebody is told who gets an answer for the first time, or after a long time."""
+        greeting = self._voice(bot, message).greeting
+        name = key("greeted", message.platform, message.sender)
+        if not greeting or message.group or not self._notes.claim(name, "1", GREETED_SECONDS):
+            return []
+        return [greeting]
+
+    def _pay(self, message: Message, reply: Reply, bot: BotFile) -> list[str]:
+        """Count what an answer cost; return what the user is told when a limit nears."""
+        if not reply.model:
+            return []
+        limits = self._usage.limits(message, self._voice(bot, message))
+        cost = self._usage.note(message, reply.model, bot.prices.get(reply.model), reply.prompt, reply.completion)
+        say = self._languages(message)[0].say
+        return [say(texts.LIMIT_NEAR, limit=_limit(limit, say, bot)) for limit in limits if usage.crossed(limit, cost)]
+
+    def _reply(self, message: Message, question: Question, chain: Sequence[str], bot: BotFile) -> Reply:
         """Ask the model, unless the same person has begun a conversation with the same within the cache's time.
 
         Behind other words the same question hardly comes twice, so only beginnings are remembered. Whoever has said
         /reset wants another answer.
         """
-        if question.history:
-            return self._model.ask(question)
-        name = self._beginning(message, question)
+        configs, next_after = self._configs(bot), self._voice(bot, message).next_after
+        if question.history or any(configs[each].preset.dialect for each in chain if each in configs):
+            return self._models.ask(question, chain, configs, next_after=next_after)
+        name = self._beginning(message, question, [repr(configs.get(each)) for each in chain])
         known = self._cache.lookup("model", name)
         if known is not None and not self._cache.lookup("reset", message.conversation_key):
             return Reply(known)
-        reply = self._model.ask(question)
+        reply = self._models.ask(question, chain, configs, next_after=next_after)
         if not reply.note:
             self._cache.remember("model", name, reply.text)
         return reply
 
-    def _beginning(self, message: Message, question: Question) -> str:
+    def _beginning(self, message: Message, question: Question, models: Sequence[str]) -> str:
         """Return a name for everything that makes the answer another one."""
         situation = [
-            repr(self._settings.model),
+            [*models, repr(question.temperature)],
             [message.platform, message.sender],
             [question.system, question.text, *(picture.digest() for picture in question.pictures)],
         ]
@@ -294,6 +410,21 @@ class Chat:
         mark = self._sent.mark(message, part, hold.fence)
         mark.sure()
         return True
+
+
+def _choice_key(message: Message) -> str:
+    """Name of the note of which model somebody has chosen in a conversation."""
+    return key("choice", message.conversation_key, message.sender)
+
+
+def _money(amount: float, bot: BotFile) -> str:
+    return f"{amount:.2f} {bot.currency}"
+
+
+def _limit(limit: Limit, say: Callable[[str], str], bot: BotFile) -> str:
+    """Return a limit in the words of its reader, such as "50000 tokens a day (group)"."""
+    most = f"{limit.most:.0f} {say(texts.TOKENS)}" if limit.kind == "tokens" else _money(limit.most, bot)
+    return f"{most} {say(PERIODS[limit.period])}{f' ({say(texts.GROUP)})' if limit.who == 'group' else ''}"
 
 
 def _writer(platform: Sender, message: Message) -> str:

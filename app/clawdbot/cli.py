@@ -1,12 +1,14 @@
-"""The command line: ``python -m clawdbot {worker,check,init,queue,drain,dead,push}``."""
+"""The command line: ``python -m clawdbot {worker,check,init,queue,drain,dead,push,rules,explain,usage}``."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import datetime
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from clawdbot import config, logs, metrics_folder
-from clawdbot.config import Problem, Settings
+from clawdbot.config import DingTalkConfig, FeishuConfig, Problem, Settings, voices
 from clawdbot.errors import ClawdbotError, ConfigError, SpoolError
 
 if TYPE_CHECKING:
@@ -82,6 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     drain.add_argument("--seconds", type=float, default=60, help="give up after so long (%(default)s)")
     push = add("push", _push, "Write to the DingTalk group of webhook_url.")
     push.add_argument("text")
+    rules = add("rules", _rules, "Check a bot.yaml before it counts; exit 1 if it is not sound.")
+    rules.add_argument("file", type=Path)
+    explain = add("explain", _explain, "Say which rules of bot.yaml hold for somebody, and where they stand.")
+    explain.add_argument("user", help="id of the person, as /status and `usage` show it")
+    explain.add_argument("group", nargs="?", default="", help="id of the chat")
+    explain.add_argument("--platform", choices=voices.PLATFORMS, default="", help="where the ids do not tell")
+    used = add("usage", _usage, "Show what was used, by day, person, group and model.")
+    used.add_argument("--month", default="", help="such as 2027-01; by default the present one")
+    used.add_argument("--csv", action="store_true", help="for a spreadsheet")
     dead = commands.add_parser("dead", help="Look after the messages that were given up.")
     verbs = dead.add_subparsers(required=True, metavar="VERB")
     for name, command, text in (
@@ -243,6 +254,60 @@ def _init(_: Settings, parsed: argparse.Namespace) -> int:
     values |= {"MODEL_TYPE": parsed.model_type or values["MODEL_TYPE"], "CLAWDBOT_PORT": parsed.port}
     for line in setup.create(parsed.config_dir, values):
         print(line)
+    return 0
+
+
+def _rules(_: Settings, parsed: argparse.Namespace) -> int:
+    _found, problems = config.bot_file(parsed.file)
+    for problem in problems:
+        print(f"{'error' if problem.fatal else 'warning'}: {problem}")
+    if any(problem.fatal for problem in problems):
+        return 1
+    print(f"{parsed.file}: {'good' if parsed.file.exists() else 'is not there, so the defaults hold'}")
+    return 0
+
+
+def _explain(settings: Settings, parsed: argparse.Namespace) -> int:
+    # Feishu's ids say what they are.
+    feishu = parsed.user.startswith("ou_") or parsed.group.startswith("oc_")
+    platform = parsed.platform or ("feishu" if feishu else "dingtalk")
+    print(f"platform: {platform}")
+    found: DingTalkConfig | FeishuConfig | None = settings.feishu if platform == "feishu" else settings.dingtalk
+    access = found.access if found else config.Access()
+    for ids, name, wanted in (
+        (access.users, "allow_users", parsed.user),
+        (access.conversations, "allow_conversations", parsed.group),
+    ):
+        if ids and wanted:
+            print(f"{name}: {'names it' if wanted in ids else 'does not name it, so the bot does not answer'}")
+    for ruled in settings.bot.explain(platform, parsed.group, parsed.user):
+        value = ", ".join(ruled.value) if isinstance(ruled.value, tuple) else ruled.value
+        print(f"{ruled.name}: {_plain(str(value)) or '-'}  ({ruled.where or 'default'})")
+    return 0
+
+
+USAGE_COLUMNS = ("day", "platform", "person", "group", "model", "answers", "prompt", "completion", "cost", "currency")
+
+
+def _usage(settings: Settings, parsed: argparse.Namespace) -> int:
+    from clawdbot import usage
+    from clawdbot.store import connect
+
+    month = parsed.month or f"{datetime.datetime.now(datetime.UTC).astimezone():%Y-%m}"
+    if not re.fullmatch(r"\d{4}-\d{2}", month):
+        raise ConfigError(f"--month {month}: write year and month, such as 2027-01")
+    rows: list[tuple[object, ...]] = [USAGE_COLUMNS]
+    for line in usage.Usage(connect(settings.redis, timeout=REDIS_SECONDS)).lines(month):
+        cost = f"{line.micros / usage.MILLION:.6f}"
+        counts = (line.answers, line.prompt, line.completion, cost, settings.bot.currency)
+        rows.append((line.day, line.platform, line.person, line.group, line.model, *counts))
+    if parsed.csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        return 0
+    shown = [[_plain(str(cell)) or "-" for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(USAGE_COLUMNS))]
+    for row in shown:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
 
 

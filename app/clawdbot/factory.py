@@ -14,6 +14,7 @@ from clawdbot.http import Http
 from clawdbot.limits import Limiter
 from clawdbot.models.client import ChatModel, EchoModel, Model
 from clawdbot.models.credentials import credential
+from clawdbot.models.dialects import DIALECTS, Conversations
 from clawdbot.notes import SharedNotes
 from clawdbot.platforms import senders
 from clawdbot.platforms.base import Services
@@ -23,14 +24,22 @@ from clawdbot.store import connect
 WORKER_REDIS_SECONDS = 5.0
 
 
-def model(config: ModelConfig, client: redis.Redis, web: Http) -> Model:
-    """Return the configured model."""
+def model(config: ModelConfig, client: redis.Redis, web: Http, ttl: int) -> Model:
+    """Return a model; ``ttl`` is how long a conversation is remembered, in seconds."""
     if not config.base_url:
         return EchoModel()
     # The web application, which asks no model, has no use for another HTTP client.
     from clawdbot.models.wire import Service
 
-    return ChatModel(config, Service(f"{config.base_url}/chat/completions"), credential(config, client, web))
+    dialect = DIALECTS[config.preset.dialect]
+    opening = dialect.opening(config)
+    return ChatModel(
+        config,
+        Service(config.base_url + dialect.path(config), dialect),
+        credential(config, client, web),
+        conversations=Conversations(client, ttl) if dialect.remembers else None,
+        opening=Service(config.base_url + opening, dialect) if opening else None,
+    )
 
 
 def cache(settings: Settings, client: redis.Redis) -> Cache:
@@ -57,10 +66,11 @@ def worker(settings: Settings) -> Worker:
     chat = Chat(
         settings,
         senders(settings, Services(SharedNotes(client), web, limiter, remembered)),
-        model(settings.model, client, web),
+        model(settings.model, client, web, settings.redis.ttl),
         remembered,
         limiter,
         queue,
+        make=lambda config: model(config, client, web, settings.redis.ttl),
     )
     return Worker(
         queue,

@@ -70,7 +70,7 @@ def known() -> Mapping[str, Language]:
 @functools.cache
 def commands() -> Mapping[str, str]:
     """Return the words for commands in all languages, with the command that each stands for."""
-    names = (texts.COMMAND_HELP, texts.COMMAND_RESET, texts.COMMAND_STATUS)
+    names = (texts.COMMAND_HELP, texts.COMMAND_RESET, texts.COMMAND_STATUS, texts.COMMAND_USAGE, texts.COMMAND_MODEL)
     return {word: name for language in known().values() for name in names for word in language.say(name).split()}
 
 

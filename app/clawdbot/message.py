@@ -45,6 +45,7 @@ class Message:
         unsupported: the platform's type name if the bot cannot read this kind, else empty.
         mentions: ids of those mentioned (Feishu); whether the bot is among them decides in groups.
         route: what the platform's client needs to find the way back.
+        lane: whose history and order this is within the conversation, empty if it is everybody's.
     """
 
     platform: str
@@ -59,6 +60,7 @@ class Message:
     unsupported: str = ""
     mentions: tuple[str, ...] = ()
     route: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lane: str = ""
 
     @property
     def key(self) -> str:
@@ -67,8 +69,8 @@ class Message:
 
     @property
     def conversation_key(self) -> str:
-        """Conversation id that is unique over all platforms."""
-        return f"{self.platform}:{self.conversation}"
+        """Id of what has one history and one order, unique over all platforms."""
+        return f"{self.platform}:{self.conversation}{f'#{self.lane}' if self.lane else ''}"
 
     def dump(self) -> str:
         """Serialise for the queue: the creation time, fixed width so that Redis can order by it, version, JSON."""

@@ -69,6 +69,15 @@ MODEL_SECONDS = Histogram(
     buckets=(0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300),
 )
 MODEL_TOKENS = Counter("clawdbot_model_tokens_total", "Tokens as the model service counts them.", ["provider", "kind"])
+MODEL_FALLBACKS = Counter(
+    "clawdbot_model_fallbacks_total",
+    "Questions that another model was asked because one could not answer.",
+    ["of", "to"],
+)
+MODEL_COST = Counter("clawdbot_model_cost_total", "What answers cost, by the prices of bot.yaml.", ["model"])
+BOT_FILE = Counter(
+    "clawdbot_bot_file_changes_total", "Changes of bot.yaml: taken, or refused as not sound.", ["result"]
+)
 CACHE = Counter("clawdbot_cache_requests_total", "Look-ups in the cache.", ["kind", "result"])
 TOKEN_REFRESHES = Counter(
     "clawdbot_token_refreshes_total", "Access tokens fetched from a platform.", ["platform", "outcome"]

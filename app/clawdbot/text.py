@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from unicodedata import combining
 
 from clawdbot.markdown import OPENING, open_fence
@@ -13,7 +13,7 @@ from clawdbot.markdown import OPENING, open_fence
 LONGEST_OPENING = 25
 LONGEST_COMMAND = 200
 # The key of the slash types an enumeration comma where a keyboard writes Chinese.
-COMMAND = re.compile(r"(?:@\S+\s+)*[/、]\s*([^\W\d_]+)[.!。]?(?:\s*@\S+)*\s*")
+COMMAND = re.compile(r"(?:@\S+\s+)*[/、]\s*([^\W\d_]+)(?:\s+([a-z0-9][a-z0-9._-]*))?[.!。]?(?:\s*@\S+)*\s*")
 # What clients put around mentions.
 INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
 JOINER = "\u200d"
@@ -28,18 +28,22 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "").strip().strip(INVISIBLE).strip()
 
 
-def command(text: str, names: Iterable[str]) -> str:
-    """Return which of the commands ``names`` (lower case) somebody gives, empty if none.
+def command(text: str, names: Collection[str], taking: Collection[str] = ()) -> tuple[str, str]:
+    """Return which of the commands ``names`` (lower case) somebody gives, and the word behind it; empty if none.
+
+    Only those of ``taking`` may have a word behind them.
 
     A mention may stand before or behind it; a Chinese keyboard writes the slash, spaces and letters in full width,
     and clients put invisible characters around mentions.
     """
     if len(text) > LONGEST_COMMAND:
-        return ""
+        return "", ""
     plain = "".join(character for character in text if unicodedata.category(character) != "Cf")
     plain = unicodedata.normalize("NFKC", plain).strip().lower()
     found = COMMAND.fullmatch(plain)
-    return found[1] if found and found[1] in names else ""
+    if not found or found[1] not in names or (found[2] and found[1] not in taking):
+        return "", ""
+    return found[1], found[2] or ""
 
 
 def size(text: str) -> int:

@@ -11,11 +11,15 @@ from __future__ import annotations
 COMMAND_HELP = "help"
 COMMAND_RESET = "reset"
 COMMAND_STATUS = "status"
+COMMAND_USAGE = "usage"
+COMMAND_MODEL = "model"
 
 HELP = """I answer what you write; pictures are welcome if the model can see.
 /reset - forget our conversation
 /status - which model answers, how much is waiting
+/usage - what you have used
 /help - this text"""
+HELP_MODEL = "/model - which models there are, and with a name behind it: which of them answers you"
 RESET = "Forgotten. We start afresh."
 
 STATUS_USER = "you: {name}"
@@ -24,6 +28,20 @@ STATUS_NO_MODEL = "model: none"
 STATUS_TURNS = "turns remembered: {count}"
 STATUS_WAITING = "messages waiting: {count}"
 STATUS_CHAT = "id of this chat: {id}"
+
+MODEL_FIXED = "Which model answers you here is for the person who runs the bot to say."
+MODEL_UNKNOWN = "There is no model {name} here. Choose of: {names}"
+MODEL_CHOSEN = "{name} answers you here. To choose of: {names}"
+
+USAGE_TODAY = "today: {tokens} tokens, {cost}"
+USAGE_MONTH = "this month: {tokens} tokens, {cost}"
+USAGE_LIMIT = "limit {limit}: {share} used"
+TOKENS = "tokens"
+A_DAY = "a day"
+A_MONTH = "a month"
+GROUP = "the whole group"
+LIMIT_REACHED = "The limit of {limit} is reached. Please ask the person who runs the bot."
+LIMIT_NEAR = "(More than 80 % of the limit of {limit} are used.)"
 
 # What the bot cannot do for this person, or not with this message.
 NOT_ALLOWED = "You are not on the list of people who may use this bot. Please ask the person who runs it."
@@ -72,6 +90,9 @@ FILTERED_REST = "(The model service held the rest of the answer back.)"
 # And behind one to a question that was more than the bot reads.
 QUESTION_CUT = "(Your message is longer than {count} characters; I have read only its beginning.)"
 PICTURES_LEFT_OUT = "(I have looked at the first {count} pictures only.)"
+
+# Where an answer comes from, if it was taken from documents.
+SOURCES = "(Sources: {names})"
 
 # What a card shows before the answer, where the answer cannot be on it, and the title of the model's reasoning.
 THINKING = "Thinking…"

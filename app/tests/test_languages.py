@@ -16,7 +16,7 @@ TEXTS = {value: name for name, value in vars(texts).items() if name.isupper()}
 KNOWN = languages.known()
 EN, ZH = KNOWN["en"], KNOWN["zh"]
 TRANSLATED = sorted(path.stem for path in languages.FOLDER.glob("*.po"))
-COMMANDS = (texts.COMMAND_HELP, texts.COMMAND_RESET, texts.COMMAND_STATUS)
+COMMANDS = [text for text, name in TEXTS.items() if name.startswith("COMMAND_")]
 
 
 def fields(text: str) -> list[str]:
@@ -55,7 +55,10 @@ def test_a_catalogue_says_what_it_is(code: str) -> None:
 @pytest.mark.parametrize("code", sorted(KNOWN))
 def test_help_names_the_commands_in_its_own_words(code: str) -> None:
     for name in COMMANDS:
-        assert f"/{KNOWN[code].say(name).split()[0]} - " in KNOWN[code].say(texts.HELP)
+        assert (
+            f"/{KNOWN[code].say(name).split()[0]} - "
+            in f"{KNOWN[code].say(texts.HELP)}\n{KNOWN[code].say(texts.HELP_MODEL)}"
+        )
 
 
 def test_no_word_stands_for_two_commands() -> None:

@@ -239,6 +239,20 @@ def test_silence_before_the_first_token_is_noticed(model_config: ModelConfig, se
     assert time.monotonic() - began < 30
 
 
+def test_where_another_model_waits_a_slow_one_is_not_waited_for(
+    model_config: ModelConfig, server: ScriptedServer
+) -> None:
+    server.on(CHAT, Reply(pieces=[1.5, piece("late", finish="stop")]))
+    began = time.monotonic()
+    with pytest.raises(Retry, match="silent"):
+        chat_model(model_config).ask(dataclasses.replace(QUESTION, next_after=0.3))
+    assert time.monotonic() - began < 1.3
+    server.on(CHAT, Reply({}, 503))
+    with pytest.raises(Retry):
+        chat_model(model_config).ask(dataclasses.replace(QUESTION, next_after=0.3))
+    assert len(server.requests) == 2, "an overloaded one is not asked twice, either"
+
+
 @pytest.mark.parametrize("rest", [{"pieces": [piece("all", finish="stop"), 3.0]}, {"breaks_off": True}])
 def test_an_answer_that_is_complete_needs_no_goodbye(
     model_config: ModelConfig, server: ScriptedServer, rest: dict[str, Any]
@@ -649,10 +663,10 @@ def test_baidu_signature_covers_what_matters() -> None:
 
 
 def test_factory(model_config: ModelConfig, client: redis.Redis, environ: dict[str, str]) -> None:
-    assert isinstance(factory.model(model_config, client, Http()), ChatModel)
+    assert isinstance(factory.model(model_config, client, Http(), 60), ChatModel)
     echo = config.load(environ).model
     assert echo
-    assert isinstance(factory.model(echo, client, Http()), EchoModel)
+    assert isinstance(factory.model(echo, client, Http(), 60), EchoModel)
     broken = config.load(environ | {"MODEL_TYPE": "gpt"})
     with pytest.raises(ClawdbotError, match="check"):
         factory.worker(broken)

@@ -102,7 +102,7 @@ NAMES = ("help", "reset", "status", "重置")
     ],
 )  # fmt: skip
 def test_commands_however_they_are_written(words: str) -> None:
-    assert text.command(words, NAMES) == "reset"
+    assert text.command(words, NAMES) == ("reset", "")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,13 @@ def test_commands_however_they_are_written(words: str) -> None:
     ],
 )  # fmt: skip
 def test_commands_of_a_chinese_keyboard(words: str) -> None:
-    assert text.command(words, NAMES) == "重置"
+    assert text.command(words, NAMES) == ("重置", "")
+
+
+@pytest.mark.parametrize("words", ["/reset main", "@Bot /reset MAIN", "／reset　main。", "/reset main @Bot"])
+def test_commands_with_a_word_behind_them(words: str) -> None:
+    assert text.command(words, NAMES, ["reset"]) == ("reset", "main")
+    assert text.command(words, NAMES) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,7 @@ def test_commands_of_a_chinese_keyboard(words: str) -> None:
     ],
 )  # fmt: skip
 def test_no_commands(words: str) -> None:
-    assert text.command(words, NAMES) == ""
+    assert text.command(words, NAMES) == ("", "")
 
 
 def test_splitting_is_linear() -> None:

@@ -121,12 +121,17 @@ class Rig:
     client: redis.Redis
     platform: FakePlatform = dataclasses.field(default_factory=FakePlatform)
     model: FakeModel = dataclasses.field(default_factory=FakeModel)
+    others: dict[str, FakeModel] = dataclasses.field(default_factory=dict)
     counter: int = 0
     give_up_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.client, "writer")
         self.queue.prepare()
+
+    def make(self, config: ModelConfig) -> FakeModel:
+        """A model of ``bot.yaml``, by the name that it has at its service."""
+        return self.others.setdefault(config.model, FakeModel())
 
     def worker(
         self, name: str = "w", *, slots: int = 4, lease_seconds: float = 30, names: Sequence[str] = ("dingtalk",)
@@ -136,7 +141,7 @@ class Rig:
         queue = Queue(client, name)
         platforms: dict[str, Sender] = dict.fromkeys(names, self.platform)
         cache = Cache(client, enabled=self.settings.redis.enabled, ttl=60)
-        chat = Chat(self.settings, platforms, self.model, cache, Limiter(client), queue)
+        chat = Chat(self.settings, platforms, self.model, cache, Limiter(client), queue, make=self.make)
         return Worker(
             queue, chat, slots=slots, lease_seconds=lease_seconds, give_up_seconds=self.give_up_seconds, ttl=60
         )

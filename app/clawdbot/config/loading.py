@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clawdbot.config import rules
+from clawdbot.config import rules, voices
 from clawdbot.config.files import read_js, read_yaml
 from clawdbot.config.reader import Problem, Reader
 from clawdbot.config.settings import Settings
+from clawdbot.config.voices import BotFile
 from clawdbot.errors import ConfigError
 
 PLATFORM_FILES = ("dingtalk.yaml", "feishu.js")
@@ -28,6 +29,8 @@ def load(environ: Mapping[str, str]) -> Settings:
     dingtalk_file = _load_file(dingtalk, read_yaml, problems, optional=feishu.exists())
     feishu_file = _load_file(feishu, read_js, problems, optional=dingtalk.exists())
     cache_file = _load_file(config_dir / "cache.yaml", read_yaml, problems) or Reader("cache.yaml", {})
+    bot, bot_problems = bot_file(config_dir / voices.FILE)
+    problems += bot_problems
     password = env.text("CLAWDBOT_REDIS_PASSWORD", "give the password of Redis", default="")
     found = {
         "dingtalk": dingtalk_file and dingtalk_file.sound(rules.dingtalk),
@@ -36,6 +39,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         "model": env.sound(rules.model),
         "alerts": rules.alerts(env),
         "config_dir": config_dir,
+        "bot": bot,
         **rules.speech(env),
         **rules.service(env),
     }
@@ -45,6 +49,16 @@ def load(environ: Mapping[str, str]) -> Settings:
             problems += reader.problems
     env.unknown(but=NOT_OURS, starting_with=("CLAWDBOT_", "MODEL_"))
     return Settings(**found, problems=(*problems, *env.problems))
+
+
+def bot_file(path: Path) -> tuple[BotFile, list[Problem]]:
+    """Read ``bot.yaml``; a file that is not there, or is empty, says nothing."""
+    if not path.exists():
+        return BotFile(), []
+    try:
+        return voices.read(str(path), read_yaml(path))
+    except ConfigError as error:
+        return BotFile(), [Problem(str(path), "file", str(error))]
 
 
 def _load_file(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clawdbot.config.reader import Problem
 from clawdbot.languages import Language
 from clawdbot.models.presets import Preset
+
+if TYPE_CHECKING:
+    from clawdbot.config.voices import BotFile
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,6 +218,7 @@ class Settings:
     feishu: FeishuConfig | None
     model: ModelConfig | None
     alerts: AlertsConfig
+    bot: BotFile
     languages: tuple[Language, ...]
     chat_languages: Mapping[str, tuple[Language, ...]]
     problems: tuple[Problem, ...]
@@ -238,5 +242,6 @@ class Settings:
             found += [self.feishu.app_secret, self.feishu.encryption_key, self.feishu.verification_token]
         if self.model:
             found += [self.model.api_key, self.model.api_secret]
+        found += self.bot.secrets()
         found += [value for former in self.former().values() for value in former.values.values()]
         return frozenset(value for value in found if value)

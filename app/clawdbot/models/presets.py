@@ -22,6 +22,7 @@ class Preset:
         history_tokens: estimated tokens of history sent along.
         iam_url: where ``baidu-iam`` gets its short-lived keys.
         length_field: name of the request's field for the greatest length of the answer.
+        dialect: how it is spoken to, see `clawdbot.models.dialects`; empty: OpenAI's chat completions.
     """
 
     base_url: str
@@ -31,6 +32,7 @@ class Preset:
     history_tokens: int
     iam_url: str = ""
     length_field: str = "max_tokens"
+    dialect: str = ""
 
 
 @functools.cache

@@ -6,8 +6,9 @@ import datetime
 import re
 from collections.abc import Mapping
 
-FIELDS = ("name", "group", "date")
+FIELDS = ("name", "group", "date", "bot")
 DEFAULT = """You are a helpful assistant in a company's chat. Answer in the language of the user.
+Your name is {bot}.
 {name} writes to you in the group chat {group}; what was said before begins with the names of its writers."""
 NAMELESS_GROUP = "(without a name)"
 LONGEST_NAME = 50
@@ -19,7 +20,7 @@ def unknown_fields(template: str) -> list[str]:
     return [name for name in FIELD.findall(template) if name not in FIELDS]
 
 
-def system(template: str, *, name: str, group: str, today: datetime.date) -> str:
+def system(template: str, *, name: str, group: str, today: datetime.date, bot: str = "") -> str:
     """Fill the fields of ``template``; a line with a field that has no value is left out.
 
     Args:
@@ -27,8 +28,9 @@ def system(template: str, *, name: str, group: str, today: datetime.date) -> str
         name: of the one who writes, empty if unknown.
         group: name of the group, empty in a chat of two.
         today: the date.
+        bot: how the bot is called, empty if it has no name.
     """
-    values = {"name": one_line(name), "group": one_line(group), "date": today.isoformat()}
+    values = {"name": one_line(name), "group": one_line(group), "date": today.isoformat(), "bot": one_line(bot)}
     return "\n".join(_filled(line, values) for line in template.splitlines() if _complete(line, values)).strip()
 
 

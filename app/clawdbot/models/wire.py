@@ -21,6 +21,7 @@ import certifi
 import httpx2
 from requests.utils import get_environ_proxies, select_proxy
 
+from clawdbot.models.dialects import OPENAI, Dialect, coded
 from clawdbot.models.failures import Failed, Kind
 
 CONNECT_SECONDS = 5.0
@@ -65,6 +66,8 @@ class Completion:
         late: True if the time for everything was over before the end.
         begun: True once a token came, of the answer or of reasoning.
         characters: length of the pieces.
+        conversation: what the service calls the conversation, if it keeps it.
+        sources: what the answer was taken from, if the service says so.
     """
 
     status: int = 0
@@ -79,6 +82,8 @@ class Completion:
     first_token_seconds: float | None = None
     late: bool = False
     begun: bool = False
+    conversation: str = ""
+    sources: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -90,11 +95,23 @@ class Completion:
         """The reasoning so far, as far as it is kept apart."""
         return _joined(self.thoughts)
 
+    def add(self, words: Any) -> None:
+        """Add a piece of the answer."""
+        if isinstance(words, str) and words:
+            self.pieces.append(words)
+            self.characters += len(words)
+            self.begun = True
+
+    def replace(self, words: Any) -> None:
+        """The answer is another one."""
+        self.pieces, self.characters = [], 0
+        self.add(words)
+
     def take(self, data: Any) -> None:
-        """Add a piece of the answer, or the whole of it: the two differ in one name."""
+        """Add a piece of OpenAI's answer, or the whole of it: the two differ in one name."""
         if not isinstance(data, dict):
             return
-        if data.get("error") or (not data.get("choices") and not data.get("usage") and _error_code(data)):
+        if data.get("error") or (not data.get("choices") and not data.get("usage") and coded(data)):
             error = data.get("error") or data
             self.error = error if isinstance(error, dict) else {"message": error}
             return
@@ -117,10 +134,6 @@ class Completion:
 
 def _joined(pieces: list[str]) -> str:
     return "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _error_code(data: Mapping[str, Any]) -> bool:
-    return any(data.get(name) for name in ("code", "error_code", "error_msg")) or data.get("object") == "error"
 
 
 def _plain(content: Any) -> str:
@@ -171,9 +184,10 @@ class _Transport(httpx2.AsyncHTTPTransport):
 class Service:
     """The way to one service; threads share it."""
 
-    def __init__(self, url: str) -> None:
-        """``url`` is that of the chat completions."""
+    def __init__(self, url: str, dialect: Dialect = OPENAI) -> None:
+        """``url`` is where questions go, in ``dialect``."""
         self._url = url
+        self._dialect = dialect
         # Once, for http:// as well: a client that is given none loads the authorities at each call, which takes 40 ms.
         self._ssl = _trust()
 
@@ -235,16 +249,18 @@ class Service:
             found.status = response.status_code
             found.retry_after = _seconds(response.headers)
             if response.headers.get("content-type", "").partition(";")[0].strip().lower() == EVENT_STREAM:
-                await _streamed(found, response, alive)
+                await _streamed(found, response, alive, self._dialect)
             else:
-                _whole(found, await _bounded(response))
+                _whole(found, await _bounded(response), self._dialect)
 
 
-async def _streamed(found: Completion, response: httpx2.Response, alive: Callable[[], None]) -> None:
+async def _streamed(found: Completion, response: httpx2.Response, alive: Callable[[], None], dialect: Dialect) -> None:
     async for event in httpx2.EventSource(response):
         if event.data == "[DONE]":
-            return
-        _event(found, event)
+            if not dialect.after_done:
+                return
+            continue
+        _event(found, event, dialect)
         alive()
         if found.error or found.characters > MAX_CHARACTERS:
             return
@@ -252,15 +268,12 @@ async def _streamed(found: Completion, response: httpx2.Response, alive: Callabl
         raise Failed(Kind.BROKEN_OFF, status=found.status)
 
 
-def _event(found: Completion, event: httpx2.ServerSentEvent) -> None:
+def _event(found: Completion, event: httpx2.ServerSentEvent, dialect: Dialect) -> None:
     try:
         data = json.loads(event.data)
     except (ValueError, RecursionError):
         data = {"message": event.data}
-    if event.event == "error" and isinstance(data, dict):
-        found.error = data["error"] if isinstance(data.get("error"), dict) else data
-    else:
-        found.take(data)
+    dialect.take(found, event.event, data)
 
 
 async def _bounded(response: httpx2.Response) -> bytes:
@@ -274,14 +287,14 @@ async def _bounded(response: httpx2.Response) -> bytes:
     return b"".join(parts)
 
 
-def _whole(found: Completion, body: bytes) -> None:
+def _whole(found: Completion, body: bytes, dialect: Dialect) -> None:
     """Read an answer in one piece: JSON, or an event stream that does not say that it is one."""
     if body.lstrip().startswith(b"data:"):
         headers = {"Content-Type": EVENT_STREAM}
         request = httpx2.Request("POST", "http://service")
         for event in httpx2.EventSource(httpx2.Response(200, headers=headers, content=body, request=request)):
             if event.data != "[DONE]":
-                _event(found, event)
+                _event(found, event, dialect)
         return
     try:
         data = json.loads(body)
@@ -292,9 +305,9 @@ def _whole(found: Completion, body: bytes) -> None:
         error = data.get("error") or data
         found.error = (error if isinstance(error, dict) else {"message": error}) or {"message": ""}
         return
-    if not isinstance(data, dict) or not (data.get("choices") or data.get("error") or _error_code(data)):
+    if not isinstance(data, dict) or not dialect.known(data):
         raise Failed(Kind.MALFORMED, status=found.status)
-    found.take(data)
+    dialect.take(found, "", data)
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:

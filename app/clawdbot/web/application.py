@@ -16,7 +16,8 @@ from werkzeug.exceptions import HTTPException
 
 from clawdbot import alerts, config, logs, metrics
 from clawdbot.clock import now_ms
-from clawdbot.config import Settings
+from clawdbot.config import Settings, voices
+from clawdbot.config.live import Live
 from clawdbot.copies import durably
 from clawdbot.engine.intake import Intake
 from clawdbot.engine.queue import Queue
@@ -66,8 +67,9 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     reception = Reception(intake, spool, SPOOL_SECONDS) if spool else intake
     uses = Uses(SharedNotes(client), settings.former())
     platforms = receivers(settings)
+    live = Live(settings.config_dir / voices.FILE, settings.bot)
     app = Flask("clawdbot", static_folder=None)
-    inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), reception, uses, clock)
+    inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), reception, uses, clock, live)
     # Flask's documentation adds middleware by replacing this attribute, which its types call a method.
     app.wsgi_app = TrustedProxies(inner, Peers(settings.forwarded_allow_ips))  # type: ignore[method-assign]  # see above
     if spool:

@@ -6,6 +6,7 @@ than verifying and queueing a message.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -18,11 +19,13 @@ from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.wrappers import Request
 
 from clawdbot import metrics
+from clawdbot.config.live import Live
 from clawdbot.engine.failures import judge
 from clawdbot.engine.intake import Intake
 from clawdbot.engine.spool import Reception
 from clawdbot.errors import Refusal
 from clawdbot.former import Uses
+from clawdbot.message import Message
 from clawdbot.platforms.base import CallbackRequest, Receiver
 from clawdbot.web import observe
 from clawdbot.web.body import read
@@ -57,8 +60,10 @@ class Callbacks:
         intake: Intake | Reception,
         uses: Uses,
         clock: Callable[[], int],
+        live: Live,
     ) -> None:
         """Serve ``receivers`` with ``intake``; ``clock`` returns Unix time in milliseconds."""
+        self._live = live
         self._others = others
         self._receivers = {path(receiver.name): receiver for receiver in receivers}
         self._intake = intake
@@ -100,7 +105,7 @@ class Callbacks:
                 )
             if received.message:
                 fields["message"] = received.message.id
-                fields["result"] = self._intake.accept(received.message, received.replay_guard)
+                fields["result"] = self._intake.accept(self._in_lane(received.message), received.replay_guard)
                 if fields["result"] == "replay":
                     raise Refusal(401, "replayed_signature")
             self._uses.note(receiver.name, *received.secrets)
@@ -121,6 +126,13 @@ class Callbacks:
             log.exception("a request failed")
             return 500, {"error": "Internal Server Error"}
         return 200, received.reply
+
+    def _in_lane(self, message: Message) -> Message:
+        """Where members of a group have histories of their own, they do not wait for each other either."""
+        if not message.group:
+            return message
+        voice = self._live.now().voice(message.platform, message.conversation, message.sender)
+        return dataclasses.replace(message, lane=message.sender) if voice.session == "person" else message
 
 
 def _request(environ: WSGIEnvironment, now_ms: int) -> CallbackRequest:
