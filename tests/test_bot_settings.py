@@ -19,7 +19,7 @@ from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[1]
 ROLE = ROOT / "roles/clawdbot"
-FILES = ("clawdbot.env", "service.env", "dingtalk.yaml", "feishu.js", "cache.yaml")
+FILES = ("clawdbot.env", "service.env", "dingtalk.yaml", "feishu.js", "cache.yaml", "bot.yaml")
 # Set for the scripts around the bot and for the library of its metrics.
 NOT_THE_BOTS = {"CLAWDBOT_RUNTIME", "PROMETHEUS_MULTIPROC_DIR"}
 AWKWARD = 'it\'s "so": $HOME `x` 你好 \\n\nand a second line'
@@ -54,6 +54,12 @@ VALUES: dict[str, Any] = {
     },
     "clawdbot_languages": ["en", "zh"],
     "clawdbot_chat_languages": {"oc_1": ["en"], "它's": ["zh", "en"]},
+    "clawdbot_rules": {
+        "models": {"big": {"type": "qwen", "api_key": "sk-1", "extra_fields": {"stop": ["它's"]}}},
+        "everybody": {"greeting": "你好：# it's\nme", "models": ["main", "big"]},
+        "groups": {"oc_1": {"may_write": False, "temperature": 0.5}},
+        "prices": {"big": {"input": 1, "output": 2.5}},
+    },
     "clawdbot_extra_environment": {"HTTPS_PROXY": "http://user:p%40ss@proxy:3128", "NOTE": AWKWARD, "NUMBER": 5},
 }
 
@@ -94,7 +100,7 @@ def everything_set() -> dict[str, Any]:
 
 
 def render(folder: Path, **variables: Any) -> None:
-    """Write the five files as the role does."""
+    """Write the six files as the role does."""
     marked = {
         name: trust_as_template(value) if isinstance(value, str) else value
         for name, value in (defaults() | yaml.safe_load((ROLE / "vars/main.yml").read_text("utf-8"))).items()
@@ -151,6 +157,7 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
     for name, part in (("dingtalk.yaml", "dingtalk"), ("feishu.js", "feishu")):
         former = f"clawdbot_{part}_former"
         assert read.pop(f"{name} former") == set(options[former]["options"]) == set(VALUES[former])
+    read = defaultdict(set, {name: keys for name, keys in read.items() if not name.startswith("bot.yaml")})
     for name, keys in read.items():
         text = (tmp_path / name).read_text("utf-8")
         assert set(re.findall(r"(?m)^ *(\w+): ", text)) == keys, name
@@ -170,6 +177,10 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
     assert (settings.dingtalk.card_calls, settings.feishu.cards, settings.model.show_reasoning) == (10, False, True)
     assert settings.feishu.access.users == ("ou_1",)
     assert settings.feishu.access.conversations == ("oc_1",)
+    voice = settings.bot.voice("feishu", "oc_1", "ou_1")
+    assert (voice.greeting, voice.models, voice.may_write) == ("你好：# it's\nme", ("main", "big"), False)
+    assert settings.bot.models["big"].extra_fields == {"stop": ["它's"]}
+    assert (settings.bot.models["big"].api_key, settings.bot.prices["big"].output) == ("sk-1", 2.5)
     chats = ("elsewhere", "oc_1", "它's")
     spoken = [[language.code for language in settings.languages_of(chat)] for chat in chats]
     assert spoken == [["en", "zh"], ["en"], ["zh", "en"]]

@@ -570,6 +570,13 @@ def test_an_address_at_which_nobody_else_is_reached_is_refused_among_several(add
             "clawdbot_dingtalk_card_calls",
             "2 is no such number of calls; write 3 to",
         ),
+        (
+            {"clawdbot_rules": {"people": {"ou_1": {"may_write": "no"}}}},
+            "clawdbot_rules",
+            "people.ou_1: may_write: must be",
+        ),
+        ({"clawdbot_rules": {"models": {"big": {"type": "qwen"}}}}, "clawdbot_rules", "models.big.api_key: is missing"),
+        ({"clawdbot_rules": {"everybody": {"bot_name": "小白"}}}, "", ""),
         ({"clawdbot_feishu_monthly_calls": -1}, "clawdbot_feishu_monthly_calls", "-1 is no such number of calls"),
         ({"clawdbot_dingtalk_card_calls": 10, "clawdbot_dingtalk_monthly_calls": 100000}, "", ""),
         ({"clawdbot_languages": ["zh", "fr"]}, "clawdbot_languages", "'fr' is no language of the bot; choose of en"),

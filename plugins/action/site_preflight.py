@@ -11,8 +11,11 @@ import datetime
 import difflib
 import functools
 import ipaddress
+import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -413,6 +416,28 @@ def languages(source: str) -> list[str]:
     """The languages of the application in a folder: its catalogues, and English; empty where it has no catalogues."""
     found = [file.stem for file in Path(source).glob("clawdbot/locale/*.po")]
     return sorted([*found, "en"]) if found else []
+
+
+READ_RULES = """
+import json, sys
+from clawdbot.config.voices import read
+_, problems = read("bot.yaml", json.load(sys.stdin))
+print(json.dumps([str(problem).removeprefix("bot.yaml: ") for problem in problems if problem.fatal]))
+"""
+
+
+@functools.cache
+def rule_faults(source: str, rules: str) -> list[str]:
+    """What the application in a folder says of its rules, JSON; nothing where it knows none."""
+    if not (Path(source) / "clawdbot/config/voices.py").exists():
+        return []
+    done = subprocess.run(  # noqa: S603  # our own program; the rules are its input
+        [sys.executable, "-c", READ_RULES], cwd=source, input=rules, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        return [f"could not be checked: {(done.stderr.splitlines() or ['no reason given'])[-1]}"]
+    found: list[str] = json.loads(done.stdout)
+    return found
 
 
 def certificate_faults(certificate: str, key: str, name: str) -> tuple[str, str]:
@@ -821,6 +846,7 @@ class Preflight:
         self.check_chats(host, variables)
         self.check_cards(host, variables)
         self.check_languages(host, variables)
+        self.check_rules(host, variables)
         key = text(variables, "clawdbot_dingtalk_aes_key")
         if key and len(key) != AES_KEY_LENGTH:
             self.add("clawdbot_dingtalk_aes_key", f"has {len(key)} characters, DingTalk's have {AES_KEY_LENGTH}", host)
@@ -850,6 +876,14 @@ class Preflight:
             given = text(variables, name)
             if re.fullmatch(r"-?[1-9]\d*", given) and int(given) not in good:
                 self.add(name, f"{given} is no such number of calls; {cure}", host)
+
+    def check_rules(self, host: str, variables: Mapping[str, Any]) -> None:
+        """The bot takes its rules."""
+        source = text(variables, "clawdbot_source") or str(PACKAGE / "app")
+        given = variables.get("clawdbot_rules")
+        if isinstance(given, Mapping) and given:
+            for problem in rule_faults(source, json.dumps(given, default=str, sort_keys=True)):
+                self.add("clawdbot_rules", problem, host)
 
     def check_languages(self, host: str, variables: Mapping[str, Any]) -> None:
         """The bot speaks the languages that it is to speak."""

@@ -210,6 +210,28 @@ def test_a_message_outlives_that_redis_is_away_and_a_kill_meanwhile(host: Host) 
     assert host.check_output("sudo grep -c 'echo: while Redis is away' /run/dingtalk.log") == "1"
 
 
+@pytest.mark.usefixtures("dingtalk")
+def test_rules_count_without_a_restart_and_unsound_ones_do_not(host: Host) -> None:
+    def processes() -> list[str]:
+        units = ("clawdbot.service", "clawdbot-worker.service")
+        return [str(host.check_output(f"systemctl show -P MainPID {unit}")) for unit in units]
+
+    before = processes()
+    rules = {"everybody": {"greeting": "Welcome to the scenario."}, "people": {"alice": {"may_write": False}}}
+    converge(host, "-e" + json.dumps({"clawdbot_rules": rules}))
+    time.sleep(3)
+    assert "hello" not in reply(host, "alice", "hello")
+    assert "Welcome to the scenario." in reply(host, "carol", "hello")
+    assert "may_write: False  (people.alice)" in host.check_output("sudo clawdbot explain alice")
+    host.check_output(f"sudo sh -c 'echo people: [ > {HOME}/config/bot.yaml'")
+    time.sleep(3)
+    assert "hello" not in reply(host, "alice", "hello"), "what was there before still counts"
+    converge(host)
+    time.sleep(3)
+    assert "hello" in reply(host, "alice", "hello")
+    assert processes() == before
+
+
 def test_init_env_restarts_the_bot(host: Host) -> None:
     said = host.check_output(f"sudo sh -c 'cd {HOME} && ./init_env.sh --model-type echo --port 18789'")
     assert "the bot answers: curl http://localhost:18789/health" in said
