@@ -188,6 +188,17 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
     assert variables["NUMBER"] == "5"
 
 
+def test_the_rules_of_the_documentation_are_sound(app: Any) -> None:
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/rules.md").read_text("utf-8"), re.DOTALL)
+    assert block
+    rules = yaml.safe_load(block[1].replace('"{{ vault_', '"').replace(' }}"', '"'))["clawdbot_rules"]
+    voices = importlib.import_module("clawdbot.config.voices")
+    found, problems = voices.read("bot.yaml", rules)
+    assert [str(problem) for problem in problems] == []
+    assert found.voice("feishu", "oc_1234", "ou_5678").models == ("wiki",)
+    assert app
+
+
 def test_by_default_everybody_is_let_in(app: Any, tmp_path: Path) -> None:
     render(tmp_path, clawdbot_feishu_app_id="cli_1")
     assert "allow" not in (tmp_path / "feishu.js").read_text("utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import logging
@@ -26,7 +27,7 @@ from clawdbot.models.chain import Models
 from clawdbot.models.client import Model, Question, Reply
 from clawdbot.models.dialects import Conversations
 from clawdbot.notes import SharedNotes
-from clawdbot.platforms.base import Folded, Sender
+from clawdbot.platforms.base import MENTION, Folded, Sender
 from clawdbot.sent import APOLOGY, FIRST, PATIENCE, SENT, UNSURE, Sent
 from clawdbot.sessions import Sessions
 from clawdbot.store import key
@@ -377,6 +378,9 @@ class Chat:
         if self._on_card(platform, message, part, content, hold, thoughts):
             return
         mark = self._sent.mark(message, part, hold.fence, before)
+        voice = self._voice(self._live.now(), message)
+        if part == FIRST and message.group and voice.mention:
+            message = dataclasses.replace(message, route={**message.route, MENTION: True})
         try:
             with http.asking_before_writing(hold.check):
                 platform.send(message, part, content, mark)

@@ -77,6 +77,14 @@ def test_answer_through_the_session(ding: DingTalkSender, server: ScriptedServer
     assert "x-acs-dingtalk-access-token" not in request.headers
 
 
+@pytest.mark.parametrize(("words", "kind", "name"), [("hello", "text", "content"), ("**bold**", "markdown", "text")])
+def test_the_asker_is_mentioned(ding: DingTalkSender, server: ScriptedServer, words: str, kind: str, name: str) -> None:
+    send(ding, message(server, group=True, mention=True), words)
+    body = server.requests[0].body
+    assert body["at"] == {"atUserIds": ["staff"], "isAtAll": False}
+    assert body[kind][name] == f"@staff {words}"
+
+
 def test_markdown(ding: DingTalkSender, server: ScriptedServer) -> None:
     send(ding, message(server), "# Title\n- a\n- b")
     assert server.requests[0].body["markdown"] == {"title": "Title", "text": "# Title\n- a\n- b"}

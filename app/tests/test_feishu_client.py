@@ -59,6 +59,18 @@ def test_reply(lark: FeishuSender, server: ScriptedServer) -> None:
     assert json.loads(request.body["content"]) == {"text": "hello"}
 
 
+def test_the_asker_is_mentioned_and_nobody_else(lark: FeishuSender, server: ScriptedServer) -> None:
+    mentioning = {"group": True, "sender": "ou_asker", "route": {"mention": True}}
+    for words in ("hello <at id=all></at>", "**bold**"):
+        lark.send(message(**mentioning), "0", words, Mock(spec=Mark))
+    text, card = [request.body["content"] for request in server.requests[-2:]]
+    assert json.loads(text)["text"].startswith('<at user_id="ou_asker"></at> hello ')
+    assert text.count("<at") == 1
+    assert "<at id=ou_asker></at> **bold**" in json.dumps(json.loads(card))
+    lark.send(message(**mentioning | {"sender": "ou_x></at><at id=all"}), "0", "hello", Mock(spec=Mark))
+    assert "<at" not in server.requests[-1].body["content"]
+
+
 def test_uuid_is_the_same_at_every_attempt_and_fits(lark: FeishuSender, server: ScriptedServer) -> None:
     for part in ("0", "0", "1"):
         send(lark, part=part)

@@ -16,6 +16,8 @@ from clawdbot.config import live as live_module
 from clawdbot.config.live import Live
 from clawdbot.config.voices import BotFile
 from clawdbot.errors import Final, Retry
+from clawdbot.message import Message
+from clawdbot.sent import Mark
 
 from .conftest import Bot, dingtalk_body, eventually
 from .test_worker import Rig, model_of, quick, rig, running, talk
@@ -205,6 +207,23 @@ def test_limits_of_messages_are_those_of_the_person(ruled: Rig) -> None:
     rule(ruled, people={"u": {"messages_per_minute": 1}})
     assert talk(ruled, "one", "two") == ["one!", texts.SLOW_DOWN]
     assert talk(ruled, "one", "two", sender="another")[2:] == ["one!", "two!"]
+
+
+def test_an_answer_in_a_group_mentions_who_asked_where_the_operator_wants_it(ruled: Rig) -> None:
+    routes = []
+    send = ruled.platform.send
+
+    def look(message: Message, part: str, content: str, mark: Mark) -> None:
+        routes.append(message.route.get("mention"))
+        send(message, part, content, mark)
+
+    ruled.platform.send = look  # type: ignore[method-assign]  # a fake's fake
+    rule(ruled, groups={"g": {"mention": True}})
+    talk(ruled, "word " * 100, conversation="g", group=True)
+    talk(ruled, "hi", conversation="h", group=True)
+    assert routes[0] is True
+    assert len(routes) > 2
+    assert not any(routes[1:])
 
 
 # Models in a row

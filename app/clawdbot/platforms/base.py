@@ -29,6 +29,8 @@ LONGEST_QUOTE = 8_000
 MOST_QUOTED_PICTURES = 4
 # A platform that is slow to confirm a part of an answer is waited for: its user would read a repetition.
 SEND_SECONDS = 30.0
+# In the route of a message whose writer the answer is to mention.
+MENTION = "mention"
 # A sign that comes later is none.
 SIGN_SECONDS = 5.0
 

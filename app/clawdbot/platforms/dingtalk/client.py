@@ -107,7 +107,7 @@ class DingTalkSender:
         refusal: Final | None = None
         if webhook and alive and http.allowed(webhook, WEBHOOK_HOSTS, self._bases):
             try:
-                self._send_by_session(webhook, form, mark)
+                self._send_by_session(webhook, form, mark, _asker(message))
                 return
             except Final as error:
                 # A dead session says nothing about the other way.
@@ -120,8 +120,8 @@ class DingTalkSender:
                 raise refusal from None
             raise
 
-    def _send_by_session(self, webhook: str, form: _Form, mark: Mark) -> None:
-        response = self._post("session", webhook, form.webhook(), on_written=mark.written)
+    def _send_by_session(self, webhook: str, form: _Form, mark: Mark, asker: str) -> None:
+        response = self._post("session", webhook, form.webhook(asker), on_written=mark.written)
         self._check_errcode("session", response)
 
     def _send_by_api(self, message: Message, form: _Form, mark: Mark) -> None:
@@ -330,8 +330,18 @@ class _Form:
     key: str
     param: dict[str, str]
 
-    def webhook(self) -> dict[str, Any]:
-        return {"msgtype": self.kind, self.kind: self.param}
+    def webhook(self, asker: str = "") -> dict[str, Any]:
+        if not asker:
+            return {"msgtype": self.kind, self.kind: self.param}
+        # Only who stands in the text as well is called.
+        name = "content" if self.kind == "text" else "text"
+        param = self.param | {name: f"@{asker} {self.param[name]}"}
+        return {"msgtype": self.kind, self.kind: param, "at": {"atUserIds": [asker], "isAtAll": False}}
+
+
+def _asker(message: Message) -> str:
+    """The staff id of who is to be mentioned; the server API, unlike a session, mentions nobody."""
+    return str(message.route.get("staff_id") or "") if message.route.get(base.MENTION) else ""
 
 
 def _forms(content: str) -> list[_Form]:

@@ -147,7 +147,8 @@ class FeishuSender:
         mark: Mark,  # noqa: ARG002  # the uuid does what it is for
     ) -> None:
         """Reply; degrade from card to post to text, and from a reply to a message if the original was recalled."""
-        _plainer(content, lambda form, body: self._reply(message, f"{part}-{form}", form, body))
+        asker = message.sender if message.route.get(base.MENTION) else ""
+        _plainer(content, lambda form, body: self._reply(message, f"{part}-{form}", form, body), asker)
 
     def _reply(self, message: Message, part: str, form: str, content: Mapping[str, Any]) -> None:
         self._limiter.wait(f"feishu-chat:{message.conversation}", CHAT_RATE)
@@ -302,8 +303,15 @@ def _card(words: str) -> dict[str, Any]:
     return {"schema": "2.0", "body": {"elements": [{"tag": "markdown", "content": shown}]}}
 
 
-def _plainer(words: str, send: Callable[[str, dict[str, Any]], None]) -> None:
-    """Send ``words`` in the best form that Feishu takes; plain text needs no card.
+def _at(asker: str, form: str) -> str:
+    """A mention; cards have another tag for it than texts."""
+    if not re.fullmatch(r"ou_\w+", asker):
+        return ""
+    return f"<at id={asker}></at> " if form == "interactive" else f'<at user_id="{asker}"></at> '
+
+
+def _plainer(words: str, send: Callable[[str, dict[str, Any]], None], asker: str = "") -> None:
+    """Send ``words`` in the best form that Feishu takes; plain text needs no card. ``asker`` is mentioned.
 
     Raises:
         Final: none is taken.
@@ -312,7 +320,7 @@ def _plainer(words: str, send: Callable[[str, dict[str, Any]], None]) -> None:
     words = markdown.defuse(words)
     for form, build in forms:
         try:
-            send(form, build(words))
+            send(form, build(f"{_at(asker, form)}{words}"))
             return
         except _FormRefused as error:
             refusal = error
