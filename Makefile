@@ -132,6 +132,11 @@ molecule: setup ## every Molecule scenario but the long ones, or one with ROLE=n
 screenshots: setup ## the pictures of the dashboard in docs/images, by Debian's Chromium
 	SCREENSHOTS=$(CURDIR)/docs/images molecule test -s monitoring
 
+.PHONY: chat-screenshots
+chat-screenshots: app/.venv/.done ## the pictures of an answer that grows in docs/images, by Debian's Chromium
+	@sandbox/bootstrap.sh packages chromium fonts-wqy-microhei
+	cd app && PYTHONPATH=../simulator .venv/bin/python -m tests.screens
+
 # --- Figures -------------------------------------------------------------------------------------
 .PHONY: bench-site
 bench-site: setup ## first run, no-op run, tasks a host, slowest tasks
