@@ -72,7 +72,8 @@ class Usage:
         """Count an answer; return what it cost."""
         micros = round(price.input * prompt + price.output * completion) if price else 0
         cost = Spent(prompt + completion, micros)
-        metrics.MODEL_COST.labels(model).inc(micros / MILLION)
+        if micros:
+            metrics.MODEL_COST.labels(model).inc(micros / MILLION)
         name = dump_json([message.platform, message.sender, message.conversation if message.group else "", model])
         day = key("usage", f"{self._today():%Y-%m-%d}")
         # With a full Redis an answer is given and not counted.

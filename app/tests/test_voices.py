@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from clawdbot import cli, texts
-from clawdbot.config import Settings, load, voices
+from clawdbot.config import Settings, bot_file, load, voices
 from clawdbot.config import live as live_module
 from clawdbot.config.live import Live
 from clawdbot.config.voices import BotFile
@@ -147,6 +147,21 @@ def test_a_change_counts_at_once_and_an_unsound_one_does_not(tmp_path: Path) -> 
     assert name() == "C"
     (tmp_path / "bot.yaml").unlink()
     assert name() == ""
+
+
+def test_a_file_that_nobody_may_read_takes_no_rule_away(tmp_path: Path) -> None:
+    now = [0.0]
+    folder = tmp_path / "config"
+    folder.mkdir()
+    write(folder, {"everybody": {"bot_name": "A"}})
+    found, problems = bot_file(folder / "bot.yaml")
+    assert not problems
+    live = Live(folder / "bot.yaml", found, lambda: now[0])
+    # Root may read everything, but not through a file.
+    folder.rename(tmp_path / "elsewhere")
+    folder.write_text("no folder")
+    now[0] += live_module.LOOK_SECONDS + 1
+    assert live.now().voice("feishu", "c", "u").bot_name == "A"
 
 
 def test_a_file_that_is_not_sound_keeps_the_bot_from_starting(environ: dict[str, str]) -> None:

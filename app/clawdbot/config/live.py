@@ -55,8 +55,12 @@ class Live:
         log.info("bot.yaml has changed and counts from now on")
 
     def _state(self) -> tuple[int, int, int] | None:
+        """What changes whenever the file does; None if there is none."""
         try:
             found = self._path.stat()
-        except OSError:
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            # Nobody takes rules away by taking away the right to read them.
+            return (error.errno or 0, 0, 0)
         return (found.st_mtime_ns, found.st_size, found.st_ino)

@@ -53,8 +53,12 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 def bot_file(path: Path) -> tuple[BotFile, list[Problem]]:
     """Read ``bot.yaml``; a file that is not there, or is empty, says nothing."""
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         return BotFile(), []
+    except OSError as error:
+        return BotFile(), [Problem(str(path), "file", f"cannot be read ({error.strerror}); give its owner read access")]
     try:
         return voices.read(str(path), read_yaml(path))
     except ConfigError as error:
