@@ -160,10 +160,11 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 	bench/monitoring.sh
 
 .PHONY: soak
-soak: setup app/.venv/.done ## the long runs: a cluster's life, changed values, clouds, one server under load, chaos
+soak: setup app/.venv/.done ## the long runs: a cluster's life, changed values, clouds, each test on each release, chaos
 	molecule test -s lifecycle
 	molecule test -s change
 	molecule test -s cloud
+	ONE_HOST= molecule/run.sh
 	SINGLE_SECONDS=600 molecule test -s single
 	SSH_DEATHS=every molecule test -s ssh
 	@sandbox/bootstrap.sh packages nodejs redis-tools

@@ -1,9 +1,39 @@
-"""Shared by the Testinfra suites of all scenarios: a test that fails shows what the host has to say about it."""
+"""Shared by the Testinfra suites of all scenarios: which host a test runs on, and what that says when it fails."""
 
+import os
+from collections import defaultdict
 from collections.abc import Generator
+from functools import partialmethod
 
 import pytest
+from testinfra.backend.ssh import SshBackend
 from testinfra.host import Host
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_host: runs on each host of the scenario, even where ONE_HOST is set")
+    # One login a host instead of one for every command: without a path OpenSSH has no connection that can be shared.
+    SshBackend.__init__ = partialmethod(SshBackend.__init__, controlpath="~/.ansible/cp/%%C")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """With ONE_HOST in the environment each test runs on one of the hosts that it is for, in turn.
+
+    Every host is converged, run again, and tested; what is spared is the same proof on the other release of Debian.
+    """
+    if not os.environ.get("ONE_HOST"):
+        return
+    runs: dict[tuple[str, ...], list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if "_testinfra_host" in parameters and not item.get_closest_marker("every_host"):
+            others = (repr(value) for name, value in sorted(parameters.items()) if name != "_testinfra_host")
+            runs[str(item.path), item.originalname, *others].append(item)
+    spared = [
+        item for turn, hosts in enumerate(runs.values()) for item in hosts if item is not hosts[turn % len(hosts)]
+    ]
+    items[:] = [item for item in items if item not in spared]
+    config.hook.pytest_deselected(items=spared)
 
 
 @pytest.hookimpl(hookwrapper=True)

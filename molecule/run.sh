@@ -2,9 +2,11 @@
 # Runs every Molecule scenario but the long ones (`lifecycle`, `change`, `cloud`), which belong to `make soak`, several at a time: a scenario
 # mostly waits for its hosts, and each has hosts of its own. LANES says how many; default: three for two processors.
 # Output goes to .cache/molecule/SCENARIO.log; that of a scenario that failed is shown. Each runs once: what fails now and then
-# fails. At the end stand the time each took and the slowest tests. Exit status 1 if one failed.
+# fails. A test that is for several hosts runs on one of them, in turn; with ONE_HOST= in the environment on each, as `molecule test` does.
+# At the end stand the time each took and the slowest tests. Exit status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export ONE_HOST=${ONE_HOST-1}
 logs=.cache/molecule
 mkdir -p "$logs"
 

@@ -128,6 +128,7 @@ class Installation:
         return testinfra.get_host(
             f"ssh://{host['ansible_user']}@{host['ansible_host']}:{22 if name == self.outside else port}",
             ssh_identity_file=host["ansible_private_key_file"],
+            controlpath="none",  # a shared connection would not notice at once that its host has restarted
             ssh_extra_args="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
         )
 

@@ -131,8 +131,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         connection.set_option("reconnection_retries", 0)
         connection.set_option("timeout", int(args.get("timeout", 10)))
         if args.get("fresh", False):
-            extra = connection.get_option("ssh_extra_args") or ""
-            connection.set_option("ssh_extra_args", f"{extra} -o ControlPath=none".strip())
+            # In front: of several OpenSSH takes the first, and the user's own arguments may name one.
+            own = connection.get_option("ssh_args") or ""
+            connection.set_option("ssh_args", f"-o ControlPath=none {own}".strip())
         take_over = "yes" if args.get("take_over", False) and not self._task.check_mode else "no"
         probe = shlex.join(["sh", "-euc", PROBE.read_text(), "probe", str(args["wanted"]), take_over])
         errors: dict[int, str] = {}

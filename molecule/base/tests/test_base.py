@@ -5,6 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from again import converge
 from testinfra.host import Host
 
@@ -32,6 +33,7 @@ def test_only_security_updates_are_installed_unattended(host: Host) -> None:
     assert 'Unattended-Upgrade::Package-Blacklist:: "nginx";' in dump
 
 
+@pytest.mark.every_host
 def test_unattended_upgrade_understands_its_configuration(host: Host) -> None:
     run = host.run("sudo unattended-upgrade --dry-run --verbose")
     assert run.rc == 0, run.stderr

@@ -88,6 +88,7 @@ def test_no_image_holds_the_networks_password(host: Host) -> None:
         host.check_output("rm /run/needle")
 
 
+@pytest.mark.every_host
 def test_the_containers_run_the_current_release(host: Host) -> None:
     release = host.check_output("basename $(readlink /opt/clawdbot/current)")
     assert [line.split()[:2] for line in containers(host)] == [

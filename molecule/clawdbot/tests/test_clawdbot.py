@@ -73,6 +73,7 @@ def test_both_platforms_are_on(host: Host) -> None:
     assert json.loads(get(host, "/ready"))["platforms"] == ["dingtalk", "feishu"]
 
 
+@pytest.mark.every_host
 def test_ready_knows_redis(host: Host) -> None:
     assert json.loads(get(host, "/ready"))["status"] == "ready"
     host.check_output("sudo systemctl stop redis-server")

@@ -50,6 +50,7 @@ def _image(host: Host) -> Iterator[None]:
         host.check_output("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force")
 
 
+@pytest.mark.every_host
 def test_published_port_is_for_the_host_only(host: Host) -> None:
     host.check_output("docker run --detach --publish 8000:80 tiny /bin/busybox httpd -f -h /bin")
     wait_for(host, 8000)

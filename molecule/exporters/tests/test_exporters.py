@@ -14,6 +14,7 @@ def address(host: Host) -> str:
     return str(host.check_output("hostname -I").split()[0])
 
 
+@pytest.mark.every_host
 @pytest.mark.parametrize(
     ("exporter", "expected"),
     [

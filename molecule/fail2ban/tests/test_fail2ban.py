@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import pytest
 from again import converge
 from testinfra.host import Host
 
@@ -38,6 +39,7 @@ def wait_for_ban(host: Host, address: str) -> bool:
     return False
 
 
+@pytest.mark.every_host
 def test_all_jails_run(host: Host) -> None:
     status = host.check_output("sudo fail2ban-client status")
     for jail in ("sshd", JAIL, "nginx-botsearch", "nginx-limit-req", "recidive"):

@@ -35,6 +35,7 @@ def _root(host: Host) -> Iterator[None]:
         host.check_output(f"rm -f {SITE} && clawdbot-nginx apply")
 
 
+@pytest.mark.every_host
 def test_only_the_status_page_listens(host: Host) -> None:
     sockets = host.check_output("ss --no-header -ltnp | grep nginx").splitlines()
     assert {socket.split()[3] for socket in sockets} == {"127.0.0.1:8080"}

@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from testinfra.host import Host
 
 
+@pytest.mark.every_host
 def test_version(host: Host) -> None:
     assert int(host.check_output("node --print process.versions.node").split(".")[0]) >= 14
 

@@ -68,6 +68,7 @@ def _empty_server(host: Host) -> Iterator[None]:
     redis(host, "flushall")
 
 
+@pytest.mark.every_host
 def test_password_is_needed(host: Host) -> None:
     assert "NOAUTH" in host.check_output("redis-cli ping")
     assert redis(host, "ping") == "PONG"
