@@ -124,7 +124,7 @@ def expiring_key() -> Iterator[Callable[[], None]]:
 
 def quiet(alert: str) -> None:
     """Waits until Alertmanager knows no such alert: a busy machine may have raised that of the CPU by itself."""
-    for _ in range(PATIENCE):
+    for _ in range(4 * PATIENCE):
         if not requests.get(ALERTMANAGER, params={"filter": f"alertname={alert}"}, timeout=10).json():
             break
         time.sleep(1)
