@@ -216,7 +216,7 @@ def _redis_problems(settings: Settings) -> list[Problem]:
     found = []
     replicas, wanted = int(known.get("connected_slaves", 0)), len(settings.redis.servers) - 1
     if replicas < wanted:
-        found.append(f"Redis has {replicas} of {wanted} replicas; see docs/runbooks/RedisRedundancyLost.md")
+        found.append(f"Redis has {replicas} of {wanted} replicas; when one more server dies, nobody is answered")
     # One that replaced the bot's own may be set up for something else.
     if known.get("role") != "master":
         found.append("Redis is a replica; name its primary")

@@ -1,8 +1,9 @@
 """Several Redis servers as one: who is the primary, and whether what it took outlives it.
 
-Sentinel names the primary. What was written counts when it is at another server, too, and when the primary still was
-one afterwards: a server that was frozen or cut off takes writes that nobody will ever see, and for a moment even has
-replicas that are about to leave it. Whoever is missing among its replicas is therefore asked whether it was promoted.
+Sentinel names the primary. What was written counts when all servers that copy it have it, one at least, and when the
+primary still was one afterwards. All, since whichever of them is promoted in that instant must not lack it. And a
+server that was frozen or cut off takes writes that nobody will ever see, and for a moment even has replicas that are
+about to leave it. Whoever is missing among its replicas is therefore asked whether it was promoted.
 """
 
 from __future__ import annotations
@@ -58,17 +59,18 @@ class Group:
         self._asked: dict[Address, float] = {}
         self.moves = 0
         """How often the primary was another one than before."""
-        self._proof: Sequence[Sequence[str]] = (
-            # Is sent to the replicas and kept by nobody: they have to answer anew, whatever they have said before.
-            ("PUBLISH", FENCE, ""),
-            ("WAIT", "1", str(int(min(MOST_WAIT, timeout * 0.8) * 1000))),
-            ("ROLE",),
-        )
+        self._wait_ms = int(min(MOST_WAIT, timeout * 0.8) * 1000)
+        self._copying = len(self._servers) - 1  # servers, when last seen
 
     @property
     def proof(self) -> list[list[Any]]:
         """The commands to send behind a write; `check` judges their replies."""
-        return [[*command] for command in self._proof]
+        return [
+            # Is sent to the replicas and kept by nobody: they have to answer anew, whatever they have said before.
+            ["PUBLISH", FENCE, ""],
+            ["WAIT", max(1, self._copying), self._wait_ms],
+            ["ROLE"],
+        ]
 
     def find(self) -> Address:
         """Return the address of the primary.
@@ -99,8 +101,12 @@ class Group:
         _, copies, role = replies
         if role[0] != "master":
             raise NotCopied("this Redis is no primary any more")
+        # Whoever copies and is silent is left by the primary after some seconds.
+        self._copying = len(role[2])
         if int(copies) < 1:
             raise NotCopied("no other Redis has it")
+        if int(copies) < self._copying:
+            raise NotCopied("not every Redis that copies has it")
         attached = {_plain((each[0], int(each[1]))) for each in role[2]}
         here = _plain((connection.host, connection.port))
         missing = self._servers - attached - {here}
