@@ -16,7 +16,7 @@ NAMES = ("clawdbot-docker-debian12", "clawdbot-docker-debian13")
 
 
 # A registry without accounts, in memory.
-REGISTRY = "version: 0.1\nstorage: {inmemory: {}}\nhttp: {addr: '127.0.0.1:5000'}\n"
+REGISTRY = "version: 0.1\nstorage: {filesystem: {rootdirectory: /run/registry}}\nhttp: {addr: '127.0.0.1:5000'}\n"
 
 
 @pytest.fixture
