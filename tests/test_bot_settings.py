@@ -160,7 +160,8 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
     read = defaultdict(set, {name: keys for name, keys in read.items() if not name.startswith("bot.yaml")})
     for name, keys in read.items():
         text = (tmp_path / name).read_text("utf-8")
-        assert set(re.findall(r"(?m)^ *(\w+): ", text)) == keys, name
+        # Of Redis there is one server, or several, see below; `primary` is the same name everywhere.
+        assert set(re.findall(r"(?m)^ *(\w+): ", text)) == keys - {"servers", "sentinels", "primary"}, name
 
     end = datetime.datetime(2199, 2, 1, tzinfo=datetime.UTC).timestamp()
     for part, former in settings.former().items():
@@ -186,6 +187,19 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
     assert spoken == [["en", "zh"], ["en"], ["zh", "en"]]
     assert variables["NOTE"] == AWKWARD
     assert variables["NUMBER"] == "5"
+
+
+def test_the_bot_knows_the_servers_of_redis_that_the_role_is_given(app: Any, tmp_path: Path) -> None:
+    servers, sentinels = ["10.0.0.1:6379", "10.0.0.2:6379"], ["10.0.0.1:26379"]
+    given = {"clawdbot_redis_servers": servers, "clawdbot_redis_sentinels": sentinels, "clawdbot_redis_tls": False}
+    render(tmp_path, **(everything_set() | given))
+    settings = app.load(environment(tmp_path) | {"CLAWDBOT_CONFIG_DIR": str(tmp_path)})
+    assert [str(problem) for problem in settings.problems] == []
+    told = (
+        [f"{host}:{port}" for host, port in settings.redis.servers],
+        [f"{host}:{port}" for host, port in settings.redis.sentinels],
+    )
+    assert told == (servers, sentinels)
 
 
 def test_the_rules_of_the_documentation_are_sound(app: Any) -> None:
