@@ -37,14 +37,15 @@ class Dialect(Protocol):
         after_done: whether something follows ``[DONE]``.
     """
 
-    remembers: bool
-    after_done: bool
+    remembers: bool = False
+    after_done: bool = False
 
     def path(self, config: ModelConfig) -> str:
         """Where questions go, below the base URL."""
 
-    def opening(self, config: ModelConfig) -> str:
+    def opening(self, config: ModelConfig) -> str:  # noqa: ARG002  # for those that need it
         """Where a conversation is begun before its first question; empty if it need not be."""
+        return ""
 
     def body(self, config: ModelConfig, question: Question, conversation: str) -> dict[str, Any]:
         """The request for ``question``; nothing for services that do not remember, which get the messages."""
@@ -57,23 +58,17 @@ class Dialect(Protocol):
 
     def shown(self, text: str) -> str:
         """Return what people see of an answer."""
+        return text
 
 
-class OpenAI:
+class OpenAI(Dialect):
     """OpenAI's chat completions, which most services speak."""
-
-    remembers = False
-    after_done = False
 
     def path(self, config: ModelConfig) -> str:  # noqa: ARG002  # part of Dialect
         """See `Dialect.path`."""
         return "/chat/completions"
 
-    def opening(self, config: ModelConfig) -> str:  # noqa: ARG002  # part of Dialect
-        """See `Dialect.opening`."""
-        return ""
-
-    def body(self, config: ModelConfig, question: Question, conversation: str) -> dict[str, Any]:  # noqa: ARG002
+    def body(self, config: ModelConfig, question: Question, conversation: str) -> dict[str, Any]:  # noqa: ARG002  # part of Dialect
         """See `Dialect.body`."""
         return {}
 
@@ -88,10 +83,6 @@ class OpenAI:
         else:
             found.take(data)
 
-    def shown(self, text: str) -> str:
-        """See `Dialect.shown`."""
-        return text
-
 
 class FastGPT(OpenAI):
     """FastGPT: OpenAI's form, with an id of the conversation that is ours, and sources behind the end."""
@@ -99,7 +90,7 @@ class FastGPT(OpenAI):
     remembers = True
     after_done = True
 
-    def body(self, config: ModelConfig, question: Question, conversation: str) -> dict[str, Any]:  # noqa: ARG002
+    def body(self, config: ModelConfig, question: Question, conversation: str) -> dict[str, Any]:  # noqa: ARG002  # part of Dialect
         """See `Dialect.body`."""
         messages = [{"role": "user", "content": _words(question)}]
         return {"chatId": conversation or secrets.token_hex(12), "stream": True, "detail": True, "messages": messages}
@@ -115,21 +106,16 @@ class FastGPT(OpenAI):
             super().take(found, event, data)
 
 
-class Dify:
+class Dify(Dialect):
     """Dify's chat applications: the first answer names the conversation, the end names sources and tokens."""
 
     remembers = True
-    after_done = False
 
     def path(self, config: ModelConfig) -> str:  # noqa: ARG002  # part of Dialect
         """See `Dialect.path`."""
         return "/chat-messages"
 
-    def opening(self, config: ModelConfig) -> str:  # noqa: ARG002  # part of Dialect
-        """See `Dialect.opening`."""
-        return ""
-
-    def body(self, config: ModelConfig, question: Question, conversation: str) -> dict[str, Any]:  # noqa: ARG002
+    def body(self, config: ModelConfig, question: Question, conversation: str) -> dict[str, Any]:  # noqa: ARG002  # part of Dialect
         """See `Dialect.body`; a conversation belongs to its ``user``, so that is who shares our history."""
         return {
             "inputs": {},
@@ -164,16 +150,11 @@ class Dify:
             case "error":
                 found.error = data
 
-    def shown(self, text: str) -> str:
-        """See `Dialect.shown`."""
-        return text
 
-
-class RAGFlow:
+class RAGFlow(Dialect):
     """RAGFlow's chat assistants: the model's name is an assistant's id, and a session is made before all questions."""
 
     remembers = True
-    after_done = False
 
     def path(self, config: ModelConfig) -> str:
         """See `Dialect.path`."""
@@ -183,7 +164,7 @@ class RAGFlow:
         """See `Dialect.opening`."""
         return f"/chats/{config.model}/sessions"
 
-    def body(self, config: ModelConfig, question: Question, conversation: str) -> dict[str, Any]:  # noqa: ARG002
+    def body(self, config: ModelConfig, question: Question, conversation: str) -> dict[str, Any]:  # noqa: ARG002  # part of Dialect
         """See `Dialect.body`; without a session the request makes one."""
         if not conversation:
             return {"name": question.session or "clawdbot"}
