@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import redis
-from clawdbot import config, logs
+from clawdbot import cli, config, logs
 from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig, FeishuConfig, Settings, files, loading
 from clawdbot.engine.queue import Queue
@@ -459,3 +459,20 @@ def clean_logging() -> Iterator[None]:
                 logger.removeHandler(handler)
                 handler.close()
         logger.propagate = True
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line; return its exit status and what it said."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        code = cli.main(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return call

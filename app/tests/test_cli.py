@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,24 +17,9 @@ from clawdbot import cli, config, setup
 from clawdbot.engine.queue import DeadLetter, Queue
 from clawdbot.errors import ConfigError
 
-from .conftest import RedisServer, Reply, ScriptedServer, eventually, free_port
+from .conftest import RedisServer, Reply, Run, ScriptedServer, eventually, free_port
 from .site import APP
 from .test_queue import message
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-
-    def call(*arguments: str) -> tuple[int, str]:
-        code = cli.main(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return call
 
 
 def bury(client: redis.Redis, *names: str) -> None:

@@ -30,7 +30,7 @@ from clawdbot.message import Message
 from clawdbot.store import connect
 from clawdbot_simulator.users import DingTalk, Feishu
 
-from .conftest import Bot, dingtalk_body, eventually, feishu_event, free_port
+from .conftest import Bot, Run, dingtalk_body, eventually, feishu_event, free_port
 from .site import APP, Site, site
 from .test_queue import message
 from .test_web import metric
@@ -466,22 +466,10 @@ def test_good_callbacks_do_not_touch_the_disk(spooling: Settings) -> None:
 
 
 @pytest.fixture
-def run(
-    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
+def run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     (tmp_path / "spool").mkdir()
-    for name, value in (environ | {"CLAWDBOT_SPOOL_DIR": str(tmp_path / "spool")}).items():
-        monkeypatch.setenv(name, value)
-
-    def call(*arguments: str) -> tuple[int, str]:
-        code = cli.main(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return call
-
-
-Run = Callable[..., tuple[int, str]]
+    monkeypatch.setenv("CLAWDBOT_SPOOL_DIR", str(tmp_path / "spool"))
+    return run
 
 
 def test_drain_hands_over_by_itself(run: Run, tmp_path: Path, client: redis.Redis) -> None:
