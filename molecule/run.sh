@@ -39,7 +39,7 @@ printf '%-20s %8s  %s\n' scenario seconds result
 sort -k2,2nr "$logs/results" | while read -r scenario seconds result; do printf '%-20s %8s  %s\n' "$scenario" "$seconds" "$result"; done
 echo
 echo 'The slowest tests:'
-sed 's/\x1b\[[0-9;]*m//g' "$logs"/*.log | { grep -oE '[0-9]+\.[0-9]+s (call|setup) +.*::.*' || true; } | sort -rn | head -n 15
+sed 's/\x1b\[[0-9;]*m//g' "$logs"/*.log | { grep -oE '[0-9]+\.[0-9]+s (call|setup) +.*::.*' || true; } | sort -rn | sed -n 1,15p
 
 # The last lines are what is left of a long output: they name what failed.
 mapfile -t failed < <(sed -n 's/ [0-9]* FAILED$//p' "$logs/results")

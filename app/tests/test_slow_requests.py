@@ -18,6 +18,7 @@ from gunicorn.workers import gthread
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from .conftest import eventually
 from .site import Site
 
 #: More than there are threads, in all processes together.
@@ -97,6 +98,23 @@ def test_who_takes_too_long_is_left(site: Site) -> None:
                     if not client.recv(100):
                         break
         assert time.monotonic() - begun < worker.ARRIVAL_SECONDS + 5
+
+
+def test_who_has_only_connected_is_answered_by_a_worker_that_stops(site: Site) -> None:
+    """On a busy machine some time passes between the two; and nobody else has the connection."""
+    with connection(site) as kept, connection(site) as client:
+        kept.sendall(b"GET /health HTTP/1.1\r\nHost: bot\r\n\r\n")
+        assert answer(kept)
+        time.sleep(0.5)  # both are accepted by then
+        stopping = threading.Thread(target=site.terminate, args=("web",))
+        stopping.start()
+        time.sleep(0.6)
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: bot\r\n\r\n")
+        said = answer(client)
+    stopping.join()
+    site.run("web")
+    eventually(site.ready, 60)
+    assert said.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,11 @@ LONGEST_HEAD = 64 * 1024
 LONGEST_LINE = 8 * 1024
 #: Bytes that are waited for at most.
 GREATEST = MAX_BODY + LONGEST_HEAD
-# How long a worker that stops keeps connections, as gunicorn.conf.py has it.
+#: Seconds that a worker that stops keeps connections of which nothing is asked just now, as gunicorn.conf.py has it.
 LINGER = 0.2
+# How long it waits for a request that has begun, if only by connecting: on a busy host the rest may come later, and
+# nobody else has the connection.
+BEGUN_SECONDS = 1.0
 # How long the other side may take to close a connection that we are done with.
 ENDING_SECONDS = 2.0
 # How long a thread waits at most, for a reader of its answer or for what should have arrived already.
@@ -131,7 +134,7 @@ class Worker(gthread.ThreadWorker):
             self._drop(conn)
             return
         self._wake_after(conn, wanted)
-        conn.timeout = conn.arrival if self.alive else min(conn.arrival, now + LINGER)
+        conn.timeout = conn.arrival if self.alive else min(conn.arrival, now + BEGUN_SECONDS)
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
@@ -214,8 +217,9 @@ class Worker(gthread.ThreadWorker):
         conn.sock.close()
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """A worker that stops waits no longer for requests that have only begun, either."""
+        """A worker that stops waits no longer for requests that have only begun, either, but longer than for others."""
         super()._cap_keepalive(deadline)  # type: ignore[misc]  # the type stubs are older
+        latest = time.monotonic() + BEGUN_SECONDS
         conn: Any
         for conn in self.pending_conns:
-            conn.timeout = min(conn.timeout, deadline)
+            conn.timeout = min(conn.timeout, latest)
