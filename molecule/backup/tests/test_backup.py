@@ -75,6 +75,28 @@ def test_a_copy_that_fails_is_not_told_as_good(host: Host) -> None:
     assert host.check_output("cat %s", METRIC) == before
 
 
+def test_a_new_password_takes_the_place_of_the_former_ones(host: Host) -> None:
+    """A change that dies before its copy, and one after it; whoever has a former password gets nothing any more."""
+    present = (EPHEMERAL / "backup").read_text().strip()
+
+    def asks(password: str, arguments: str, given: str = "") -> tuple[int, str]:
+        # Not by sudo, which notes what it runs.
+        host.check_output("printf %%s %s >/tmp/given", given)
+        return backup(host, f"{arguments} </tmp/given", password and f"RESTIC_PASSWORD={password}")
+
+    assert asks("first-new-password", "init") == (0, ""), "the role runs this, and is killed"
+    assert asks("second-new-password", "init") == (0, "")
+    assert "still opened" in asks("second-new-password", "refuses", present)[1]
+    status, said = asks("second-new-password", "run")
+    assert status == 0, said
+    for former in (present, "first-new-password"):
+        assert asks("second-new-password", "refuses", former) == (0, "")
+    assert "still opened" in asks("second-new-password", "refuses", "second-new-password")[1]
+    status, said = backup(host, "run")
+    assert status == 0, said
+    assert asks("", "refuses", "second-new-password") == (0, "")
+
+
 def test_the_password_is_for_root_alone(host: Host) -> None:
     with host.sudo():
         assert host.file("/etc/clawdbot-backup").mode == 0o700
