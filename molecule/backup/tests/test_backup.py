@@ -20,7 +20,8 @@ INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
 KEY = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"], ".cache/molecule/id_ed25519")
 SSH_OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-METRIC = "/var/lib/prometheus/node-exporter/clawdbot-backup.prom"
+METRICS = "/var/lib/prometheus/node-exporter"
+METRIC = f"{METRICS}/clawdbot-backup.prom"
 KEYS = 2000
 PROGRAM = "/usr/local/sbin/clawdbot-backup"
 SETTINGS = "/etc/clawdbot-backup/settings"
@@ -65,6 +66,43 @@ def test_a_copy_is_taken_every_night_and_the_monitoring_is_told(host: Host) -> N
     taken = re.search(r"^clawdbot_backup_last_success_timestamp_seconds (\d+)$", told, re.MULTILINE)
     assert taken
     assert 0 <= time.time() - int(taken[1]) < 60
+
+
+def told(host: Host, name: str) -> dict[str, float]:
+    """What the node exporter says of it, by the names behind ``clawdbot_backup_``."""
+    lines = host.check_output(f"grep -v '^#' {METRICS}/clawdbot-backup{name}.prom").splitlines()
+    return {key.removeprefix("clawdbot_backup_"): float(value) for key, value in (line.split() for line in lines)}
+
+
+def test_data_is_copied_all_day(host: Host) -> None:
+    with host.sudo():
+        assert host.service("clawdbot-backup@often.timer").is_running
+        host.check_output("systemctl start clawdbot-backup@often")
+    said = told(host, "-often")
+    assert said["interval_seconds"] == 900
+    assert 0 <= time.time() - said["last_copy_timestamp_seconds"] < 60
+    assert told(host, "")["bytes"] > 0
+
+
+def test_a_restore_is_rehearsed_apart_from_what_is_in_use(host: Host) -> None:
+    redis(host, "set drill:1 x\nset drill:2 x ex 1000")
+    with host.sudo():
+        assert host.service("clawdbot-backup@drill.timer").is_enabled
+        host.check_output("systemctl start clawdbot-backup@often")
+        held = redis(host, "dbsize")
+        redis(host, "set drill:3 later")
+        host.check_output("systemctl start clawdbot-backup@drill")
+        said = host.check_output("journalctl --unit clawdbot-backup@drill --output=cat --no-pager")
+        assert f"Keys of Redis: {held} of {held} that still count" in said
+        assert re.search("There was: keys: .*conversations: 0", said)
+        assert not host.file("/var/lib/clawdbot-backup/drill").exists
+        assert host.run("pgrep -f '[r]edis-server.*drill'").rc == 1
+    assert redis(host, "get drill:3") == "later"
+    figures = told(host, "-drill")
+    assert figures["drill_success"] == 1
+    assert 0 <= figures["drill_copy_age_seconds"] < 120
+    assert 0 <= time.time() - figures["drill_last_success_timestamp_seconds"] < 60
+    redis(host, "del drill:1 drill:2 drill:3")
 
 
 def test_a_copy_that_fails_is_not_told_as_good(host: Host) -> None:
@@ -240,6 +278,12 @@ def test_a_damaged_copy_is_found_before_anything_is_touched(fresh: Host) -> None
             f"for file in $(find {folder}-damaged/data -type f); do chmod u+w $file; "
             "printf 'X' | dd of=$file bs=1 seek=$(($(stat -c %s $file) / 2)) conv=notrunc status=none; done"
         )
+    assert backup(fresh, "drill")[0] == 0
+    before = told(fresh, "-drill")
+    assert backup(fresh, "drill", "RESTIC_REPOSITORY+=-damaged")[0] != 0
+    after = told(fresh, "-drill")
+    assert after["drill_success"] == 0
+    assert after["drill_last_success_timestamp_seconds"] == before["drill_last_success_timestamp_seconds"]
     status, said = backup(fresh, "fetch", "RESTIC_REPOSITORY+=-damaged")
     assert status != 0
     assert "cannot be read from" in said

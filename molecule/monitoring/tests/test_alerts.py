@@ -239,6 +239,53 @@ CASES = [
         steps=10,
     ),
     Case(
+        "BackupBehind",
+        {
+            'clawdbot_backup_last_copy_timestamp_seconds{instance="app1"}': "-3601x60",
+            'clawdbot_backup_interval_seconds{instance="app1"}': "900x60",
+        },
+        [
+            {
+                'clawdbot_backup_last_copy_timestamp_seconds{instance="app1"}': f"{(1 + WATCHED) * 60 - 3600}x60",
+                'clawdbot_backup_interval_seconds{instance="app1"}': "900x60",
+            }
+        ],
+        APP1,
+        "4 times the interval",
+        steps=1,
+    ),
+    Case(
+        "BackupShrunk",
+        {'clawdbot_backup_bytes{instance="app1"}': "1000 199x30"},
+        [{'clawdbot_backup_bytes{instance="app1"}': "1000 200x30"}],
+        APP1,
+        "20 % of what there was",
+        steps=1,
+        start=1,
+    ),
+    Case(
+        "BackupDrillFailed",
+        {'clawdbot_backup_drill_success{instance="app1"}': "0x30"},
+        [{'clawdbot_backup_drill_success{instance="app1"}': "1x30"}],
+        APP1,
+        "failed",
+        steps=0,
+    ),
+    Case(
+        "BackupDrillOverdue",
+        {'clawdbot_backup_drill_last_success_timestamp_seconds{instance="app1"}': f"{-9 * DAY - 1}x90"},
+        [
+            {
+                'clawdbot_backup_drill_last_success_timestamp_seconds{instance="app1"}': (
+                    f"{(60 + WATCHED) * 60 - 9 * DAY}x90"
+                )
+            }
+        ],
+        APP1,
+        "9.0 d",
+        steps=60,
+    ),
+    Case(
         "HighLatency",
         # Health checks, quick and many, must not hide it.
         _latency(989) | _latency(1000, endpoint="health"),
