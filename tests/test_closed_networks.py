@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
-from ansible.template import Templar, trust_as_template
+from rendering import render
 
 ROOT = Path(__file__).resolve().parents[1]
 PROXY = {
@@ -17,26 +15,6 @@ PROXY = {
     "HTTPS_PROXY": "http://bot:p%40ss%3A@proxy.example.com:3128",
     "NO_PROXY": "localhost,127.0.0.1,::1,10.0.0.0/8,example.org,.example.net",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plugins() -> None:
-    """The templates use filters of the package."""
-    init_plugin_loader([])
-
-
-def render(role: str, name: str, **variables: Any) -> str:
-    """A template of a role, with its defaults and what is given."""
-    said: dict[str, Any] = {}
-    for file in ("defaults", "vars"):
-        if (path := ROOT / f"roles/{role}/{file}/main.yml").exists():
-            said |= yaml.safe_load(path.read_text("utf-8"))
-    marked = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in said.items()}
-    templar = Templar(loader=DataLoader(), variables={"ansible_managed": "managed"} | marked | variables)
-    templates = ROOT / f"roles/{role}/templates"
-    templar = templar.copy_with_new_env(searchpath=[str(templates)])
-    text = trust_as_template((templates / f"{name}.j2").read_text("utf-8"))
-    return str(templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True}))
 
 
 @pytest.mark.parametrize(

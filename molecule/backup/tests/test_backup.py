@@ -135,6 +135,23 @@ def test_a_new_password_takes_the_place_of_the_former_ones(host: Host) -> None:
     assert asks("", "refuses", "second-new-password") == (0, "")
 
 
+def test_root_of_a_host_deletes_nothing_in_a_store_that_only_takes(host: Host) -> None:
+    store = AnsibleRunner(INVENTORY).get_variables("backup-store")["ansible_host"]
+    setting = f"prune=; sftp=; RESTIC_REPOSITORY=rest:http://{store}:8000/{short(host)}"
+    for command in ("init", "run"):
+        status, said = backup(host, command, setting)
+        assert status == 0, said
+    with host.sudo():
+        restic = f". {SETTINGS}; RESTIC_REPOSITORY=rest:http://{store}:8000/{short(host)} restic --quiet "
+        copies = host.check_output("bash -c %s", restic + "snapshots --json")
+        assert len(json.loads(copies)) == 1
+        assert host.run("bash -c %s", restic + "forget --prune --keep-last=1 latest").rc != 0
+        assert host.run("bash -c %s", restic + f"forget --prune {json.loads(copies)[0]['short_id']}").rc != 0
+        assert host.check_output("bash -c %s", restic + "snapshots --json") == copies
+    status, said = backup(host, "often", setting)
+    assert status == 0, said
+
+
 def test_the_password_is_for_root_alone(host: Host) -> None:
     with host.sudo():
         assert host.file("/etc/clawdbot-backup").mode == 0o700
