@@ -1,6 +1,7 @@
 """The upstream as rendered, and the program that edits it on the balancers, agree with each other."""
 
 import importlib.util
+import re
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -114,6 +115,19 @@ def test_a_kernel_without_ipv6_is_not_asked_for_it() -> None:
     absent = {"stat": {"exists": False}}
     assert "[::]" in render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS)
     assert "[::]" not in render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS, __loadbalancer_inet6=absent)
+
+
+def test_former_ports_are_served_and_lead_to_the_present_one() -> None:
+    ports = {
+        "loadbalancer_http_ports": [8080, 80],
+        "loadbalancer_https_ports": [8443, 443],
+        "loadbalancer_redirect": True,
+    }
+    text = render("conf.d/clawdbot.conf", loadbalancer_members=MEMBERS, **ports)
+    listens = re.findall(r"listen (\d+)( ssl)?", text)
+    assert set(listens) == {("8080", ""), ("80", ""), ("8443", " ssl"), ("443", " ssl")}
+    assert len({listens.count(each) for each in listens}) == 1
+    assert "308 https://$host:8443$request_uri" in text
 
 
 @pytest.mark.parametrize("off", [False, "off", "none"])

@@ -499,6 +499,7 @@ def test_ports_are_ports_and_no_two_are_one(preflight: Run) -> None:
     hosts = GOOD_HOSTS.replace("192.0.2.12}", "192.0.2.12, ansible_port: ssh}")
     variables = f"{GOOD_VARS}site_https_port: 80\nsite_http_port: 80\nsite_bot_port: 9100\nsite_ssh_port: 0\n"
     variables += "site_redis_port: 80\nsite_prometheus_port: 9100\nnginx_status_port: 70000\n"
+    variables += "site_former_http_ports: [9113, x]\nsite_former_https_ports: 8443\n"
     done = preflight(hosts, variables)
     assert done.returncode != 0
     for said in (
@@ -508,6 +509,9 @@ def test_ports_are_ports_and_no_two_are_one(preflight: Run) -> None:
         "main.yml:9: site_bot_port: site_node_exporter_port is 9100 as well on lb1; give each its own",
         "main.yml:10: site_ssh_port: 0 is no port, those are 1 to 65535",
         "main.yml:13: nginx_status_port: 70000 is no port",
+        "main.yml:14: site_former_http_ports: site_nginx_exporter_port is 9113 as well on lb1; give each its own",
+        "main.yml:14: site_former_http_ports: 'x' is no port",
+        "main.yml:15: site_former_https_ports: must be a list",
     ):
         assert said in done.stdout, f"{said}\n{done.stdout}"
     assert "site_redis_port" not in done.stdout, "the balancer is another host"

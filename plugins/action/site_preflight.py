@@ -103,7 +103,10 @@ CONNECTION: dict[str, dict[str, Any]] = {"ansible_port": {"type": "int"}}
 
 #: Variables that had another name in an earlier version, and what to write now (the new name first). CHANGELOG.md says
 #: since which version.
-RENAMED = {"ssh_allow_groups": "ssh_group, one group instead of a list"}
+RENAMED = {
+    "ssh_allow_groups": "ssh_group, one group instead of a list",
+    "loadbalancer_https_port": "loadbalancer_https_ports, a list",
+}
 
 #: Variables of the bot that the plays set, and where the inventory has their values.
 GIVEN_AS = {"clawdbot_alerts_token": "site_alerts_token"}
@@ -309,7 +312,7 @@ class Plays:
         #: Each port that other hosts have to know, and the groups on whose hosts it is taken.
         self.services: dict[str, set[str]] = {}
         for service in site.get("site_services", []):
-            for name in re.findall(r"site_\w+_port", service["port"]):
+            for name in re.findall(r"site_\w+_ports?\b", f"{service['port']} {service.get('former', '')}"):
                 self.services.setdefault(name, set()).add(service["on"])
         own = {
             name: {"monitoring"} for name, value in site.items() if name.endswith("_port") and isinstance(value, int)
@@ -605,10 +608,11 @@ class Preflight:
         member = {"site", *(group for group, hosts in self.groups.items() if host in hosts)}
         taken: dict[str, str] = {}
         for name, groups in self.plays.ports.items():
-            port = str(variables.get(name, self.options[name]["default"]))
-            if groups & member and (other := taken.setdefault(port, name)) != name:
-                key, other = (name, other) if name in variables else (other, name)
-                self.add(key, f"{other} is {port} as well on {host}; give each its own", host)
+            given = variables.get(name, self.options[name]["default"])
+            for port in map(str, given if isinstance(given, list) else [given]):
+                if groups & member and (other := taken.setdefault(port, name)) != name:
+                    key, other = (name, other) if name in variables else (other, name)
+                    self.add(key, f"{other} is {port} as well on {host}; give each its own", host)
 
     def check_addresses(self) -> None:
         """Addresses are IP addresses (firewall and balancer need them), and no two hosts share one."""
@@ -721,8 +725,9 @@ class Preflight:
     @staticmethod
     def type_errors(name: str, option: Spec, value: object) -> list[str]:
         """What Ansible would say of the value; stricter for texts and lists, which it makes of anything."""
-        if name.endswith("_port") and not (str(value).isdecimal() and 1 <= int(str(value)) <= LAST_PORT):
-            return [f"{value!r} is no port, those are 1 to {LAST_PORT}"]
+        ports = [value] if name.endswith("_port") else entries(value) if name.endswith("_ports") else []
+        if bad := [port for port in ports if not (str(port).isdecimal() and 1 <= int(str(port)) <= LAST_PORT)]:
+            return [f"{port!r} is no port, those are 1 to {LAST_PORT}" for port in bad]
         if name == "site_member_weight" and str(value) == "0":
             return ["0 is no share; write 1 or more, or site_member_down: true"]
         if option.get("type", "str") in ("str", "path") and isinstance(value, list | Mapping):

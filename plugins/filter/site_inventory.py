@@ -176,7 +176,8 @@ def site_firewall(
     Args:
         services: rows of ``site_services``: name, port, ``on`` (group that offers it, or ``site`` for
             every host), ``to`` (groups that may use it, or ``any``), where another port of the host serves
-            it, ``redirect``, and ``agreed``, the name in ``site_agreements`` of a port whose former ones stay open.
+            it, ``redirect``, ``former``, ports that are served as well, and ``agreed``, the name in
+            ``site_agreements`` of a port whose former ones stay open.
         host: inventory name of the host that is being configured.
         groups: names of the hosts by group.
         hostvars: Ansible's ``hostvars``.
@@ -195,7 +196,7 @@ def site_firewall(
             sources = site_addresses((user for group in users for user in groups.get(group, [])), hostvars)
         if sources:
             former = (hostvars[host].get("site_former") or {}).get(service.get("agreed"), [])
-            ports = [int(port) for port in (service["port"], *former)]
+            ports = [int(port) for port in (service["port"], *service.get("former", []), *former)]
             rule = {"name": service["name"], "protocol": "tcp", "ports": ports, "sources": sources}
             if "redirect" in service:
                 rule["redirect"] = int(service["redirect"])

@@ -250,6 +250,26 @@ def test_the_name(story: Story) -> None:
     story.nothing_to_do()
 
 
+def test_the_ports_of_the_balancers(story: Story) -> None:
+    """The consoles have the former ones until somebody has edited them; the front door at the bot's port stays."""
+    outside, name = story.site.on("outside"), "-H 'Host: bot.example'"
+    address = story.site.hosts["lb1"]["ansible_host"]
+
+    def served() -> list[bool]:
+        ends = (f"http://{address}:80", f"http://{address}:8080", f"https://{address}:443", f"https://{address}:8443")
+        return ["healthy" in outside.run(f"curl -sk -m 5 {name} {end}/health").stdout for end in ends]
+
+    assert served() == [True, False, True, False]
+    with story.under_load("site_http_port, site_https_port, while the consoles have the former"):
+        former = {"site_former_http_ports": [80], "site_former_https_ports": [443]}
+        story.change(site_http_port=8080, site_https_port=8443, **former)
+    assert served() == [True, True, True, True]
+    with story.under_load("the former ones are closed"):
+        story.change(site_former_http_ports=[], site_former_https_ports=[])
+    assert served() == [False, True, False, True]
+    story.nothing_to_do()
+
+
 def test_the_secrets_of_the_platforms(story: Story) -> None:
     """New ones here first, then in the consoles, then nowhere the former ones."""
     outside, node = story.site.on("outside"), story.site.on("app1")
