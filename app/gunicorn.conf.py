@@ -64,8 +64,7 @@ control_socket = f"{_runtime_directory}/gunicorn.ctl"
 def post_worker_init(worker: _worker.Worker) -> None:
     """Whoever takes callbacks also hands over what waits on the disk."""
     app: _Any = worker.wsgi  # a Flask application
-    if start := app.extensions.get(_START):
-        start()
+    app.extensions[_START]()
 
 
 class _Logger(Logger):

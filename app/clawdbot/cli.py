@@ -1,4 +1,4 @@
-"""The command line: ``python -m clawdbot {worker,check,init,queue,drain,dead,push,rules,explain,usage}``."""
+"""The command line: ``python -m clawdbot {worker,receiver,check,init,queue,drain,dead,push,rules,explain,usage}``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import redis
 
@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     add("worker", _worker, "Answer messages until SIGTERM, then finish what is in work.")
+    text = "Stay connected to the platforms whose intake is stream or connection until SIGTERM, then finish what came."
+    add("receiver", _receiver, text)
     check = add("check", _check, "Validate the configuration and name every problem; exit 1 if there is one.")
     check.add_argument("--start", action="store_true", help="exit 1 only for what keeps the bot from starting")
     init = add("init", _init, "Create the missing configuration files, with fresh secrets.")
@@ -117,12 +119,32 @@ def _worker(settings: Settings, _: argparse.Namespace) -> int:
     logs.report(settings)
     # A thread that has just written to a socket shall not wait long for its next turn; see clawdbot.sent.
     sys.setswitchinterval(SWITCH_SECONDS)
-    worker = factory.worker(settings)
+    return _run("worker", factory.worker(settings))
+
+
+def _receiver(settings: Settings, _: argparse.Namespace) -> int:
+    metrics_folder.use("receiver", os.environ)
+    from clawdbot import factory
+
+    logs.setup(settings)
+    logs.report(settings)
+    return _run("receiver", factory.receiver(settings))
+
+
+class _Service(Protocol):
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def _run(name: str, service: _Service) -> int:
+    """Run a service until it is told to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    logging.getLogger(__name__).info("worker started")
-    worker.run()
-    logging.getLogger(__name__).info("worker ended")
+        signal.signal(number, lambda *_: service.stop())
+    log = logging.getLogger(__name__)
+    log.info("%s started", name)
+    service.run()
+    log.info("%s ended", name)
     return 0
 
 
@@ -135,6 +157,7 @@ def _check(settings: Settings, parsed: argparse.Namespace) -> int:
     problems = [*settings.problems]
     if not parsed.start:
         problems += [*_redis_problems(settings), *_spool_problems(settings), *_permission_problems(settings)]
+        problems += _connection_problems(settings)
     for problem in problems:
         print(f"{'error' if fatal(problem) else 'to do' if problem.fatal else 'warning'}: {problem}")
     if not parsed.start:
@@ -195,6 +218,21 @@ def _permission_problems(settings: Settings) -> list[Problem]:
                 cure = f"give the app the permission {permission} and publish it"
                 message = f"a question gets no sign that the bot is at it: {reason}; {cure}"
                 found.append(Problem(place, key, message, fatal=False))
+    return found
+
+
+def _connection_problems(settings: Settings) -> list[Problem]:
+    """Platforms whose events come over connections, and there is none."""
+    from clawdbot import store
+    from clawdbot.connected import Connected
+
+    found = []
+    files = dict(zip(voices.PLATFORMS, config.PLATFORM_FILES, strict=True))
+    with store.connect(settings.redis, timeout=CHECK_SECONDS) as client, contextlib.suppress(redis.RedisError):
+        for platform in settings.connected():
+            if not Connected(client).count(platform):
+                cure = "no receiver is connected, so nobody is answered; see docs/runbooks/NobodyConnected.md"
+                found.append(Problem(files[platform], "intake", cure, fatal=False))
     return found
 
 

@@ -1,12 +1,15 @@
-"""Puts the parts together for the web application, the worker and the command line."""
+"""Puts the parts together for the worker, the receiver and the command line."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import redis
 
 from clawdbot.cache import Cache
 from clawdbot.chat import Chat
 from clawdbot.config import ModelConfig, Settings
+from clawdbot.connected import Connected
 from clawdbot.engine.queue import Queue
 from clawdbot.engine.worker import Worker, consumer_name
 from clawdbot.errors import ConfigError
@@ -16,12 +19,17 @@ from clawdbot.models.client import ChatModel, EchoModel, Model
 from clawdbot.models.credentials import credential
 from clawdbot.models.dialects import DIALECTS, Conversations
 from clawdbot.notes import SharedNotes
-from clawdbot.platforms import senders
+from clawdbot.platforms import lines, senders
 from clawdbot.platforms.base import Services
 from clawdbot.store import connect
 
+if TYPE_CHECKING:
+    from clawdbot.receiver import Connections
+
 # Longer than a blocking read; a worker has time.
 WORKER_REDIS_SECONDS = 5.0
+# For what is no message, as on the web side.
+RECEIVER_REDIS_SECONDS = 1.0
 
 
 def model(config: ModelConfig, client: redis.Redis, web: Http, ttl: int) -> Model:
@@ -45,6 +53,26 @@ def model(config: ModelConfig, client: redis.Redis, web: Http, ttl: int) -> Mode
 def cache(settings: Settings, client: redis.Redis) -> Cache:
     """Return the cache."""
     return Cache(client, enabled=settings.redis.enabled, ttl=settings.redis.ttl)
+
+
+def receiver(settings: Settings) -> Connections:
+    """Return what connects to the platforms whose events come so.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    # Only the receiver speaks over websockets.
+    from clawdbot.ingress import Ingress
+    from clawdbot.receiver import LANES, Connections
+
+    client = connect(settings.redis, timeout=RECEIVER_REDIS_SECONDS, connections=LANES + 8)
+    connecting = lines(settings, Http(), SharedNotes(client))
+    if not connecting:
+        raise ConfigError(
+            "no platform's intake is stream (DingTalk) or connection (Feishu), so there is none to receive"
+        )
+    ingress = Ingress(settings, client, [line.name for line in connecting])
+    return Connections(connecting, ingress, Connected(client), consumer_name())
 
 
 def worker(settings: Settings) -> Worker:

@@ -12,14 +12,17 @@ import io
 import json
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+import certifi
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
@@ -343,6 +346,13 @@ def _place(url: str) -> str:
     """Host and path, which is all of a URL that may be shown."""
     parts = urlsplit(url)
     return f"{parts.hostname}{parts.path}"
+
+
+def trust() -> ssl.SSLContext:
+    """Return the certificates that `requests` would trust, for those who connect by other means."""
+    path = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
+    folder = Path(path).is_dir()
+    return ssl.create_default_context(cafile=None if folder else path, capath=path if folder else None)
 
 
 def allowed(url: str, official: Iterable[str], configured: Iterable[str]) -> bool:

@@ -206,6 +206,7 @@ def dict_config(settings: Settings) -> dict[str, Any]:
             model_log.name: {"handlers": ["model_api"], "propagate": False, "level": "INFO"},
             "gunicorn.error": quiet,
             "urllib3": {**quiet, "level": "ERROR"},
+            "websockets": {**quiet, "level": "ERROR"},
         },
     }
 

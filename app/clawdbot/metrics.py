@@ -13,6 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from clawdbot import metrics_folder
+from clawdbot.connected import Connected
 from clawdbot.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -97,6 +98,18 @@ SENDS = Counter(
     "clawdbot_platform_sends_total", "Calls that send an answer, by way and outcome.", ["platform", "way", "outcome"]
 )
 
+CONNECTIONS = Counter(
+    "clawdbot_receiver_connections_total",
+    "Connections to a platform: opened; and how tries and connections ended: refused, unreachable, moved (the platform"
+    " asked for it), lost, silent (no answer to a ping), closed (by us).",
+    ["platform", "outcome"],
+)
+UNACKNOWLEDGED = Counter(
+    "clawdbot_receiver_unacknowledged_total",
+    "Events that were taken in when their connection was gone; the platform sends them again.",
+    ["platform"],
+)
+
 
 class _Processes(Collector):
     """The metrics that processes left in files."""
@@ -107,10 +120,11 @@ class _Processes(Collector):
 
 
 class _State(Collector):
-    """What is read at the moment of the scrape: the queue, and how long keys and former secrets last."""
+    """What is read at the moment of the scrape: the queue, receivers, and how long keys and former secrets last."""
 
     def __init__(self, queue: Queue, settings: Settings, spool: Spool | None) -> None:
         self.queue = queue
+        self.connected = Connected(queue.client)
         self.settings = settings
         self.spool = spool
 
@@ -124,14 +138,22 @@ class _State(Collector):
 
     def _queue(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("clawdbot_redis_up", "1 if Redis answered this scrape.")
+        receivers = GaugeMetricFamily(
+            "clawdbot_receivers_connected",
+            "Receivers that are connected to a platform, of all nodes; of platforms that send callbacks nothing.",
+            labels=["platform"],
+        )
         try:
             depth = self.queue.depth()
+            for platform in self.settings.connected():
+                receivers.add_metric([platform], self.connected.count(platform))
         except redis.RedisError:
             up.add_metric([], 0)
             yield up
             return
         up.add_metric([], 1)
         yield up
+        yield receivers
         for name, text, value in (
             ("queue_depth", "Accepted messages that are not answered yet.", depth.messages),
             ("queue_oldest_age_seconds", "Age of the oldest of them.", depth.oldest_seconds),

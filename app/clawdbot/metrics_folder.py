@@ -1,6 +1,6 @@
 """Where the processes keep their metrics; to be called before `clawdbot.metrics` is imported.
 
-``PROMETHEUS_MULTIPROC_DIR`` is shared by web and worker. Each of the two has its own subfolder, so that the
+``PROMETHEUS_MULTIPROC_DIR`` is shared by web, worker and receiver. Each of them has its own subfolder, so that the
 restart of one never wipes what the other is writing.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-ROLES = ("web", "worker")
+ROLES = ("web", "worker", "receiver")
 
 
 def use(role: str, environ: MutableMapping[str, str]) -> None:

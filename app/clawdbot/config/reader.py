@@ -159,6 +159,14 @@ class Reader:
             return default
         return value
 
+    def choice(self, key: str, options: tuple[str, ...]) -> str:
+        """One of ``options``, by default the first."""
+        value = self.take(key, options[0])
+        if value not in options:
+            self.problem(key, f"must be one of {', '.join(options)}")
+            return options[0]
+        return str(value)
+
     def names(self, key: str) -> tuple[str, ...]:
         """A list of ids."""
         value = self.take(key, [])

@@ -60,6 +60,7 @@ def dingtalk(reader: Reader) -> DingTalkConfig:
         card_calls=reader.number("card_calls", 0, 0, 100),
         card_template=reader.text("card_template", "leave it out to use DingTalk's own", default=CARD_TEMPLATE),
         monthly_calls=reader.number("monthly_calls", 0, 0, MOST_CALLS),
+        intake=reader.choice("intake", ("http", "stream")),
     )
     if 0 < config.card_calls < FEWEST_CARD_CALLS:
         reader.problem("card_calls", f"must be at least {FEWEST_CARD_CALLS}, such as 10; 0 for answers without cards")
@@ -82,7 +83,8 @@ def feishu(reader: Reader) -> FeishuConfig:
     console = "copy it from the Feishu developer console"
     webhook_url = reader.url("webhook_url", default="https://open.feishu.cn/open-apis/im/v1/messages")
     encryption_key = reader.text("encryption_key", f"{console}, Events & Callbacks: Encrypt Key", default="")
-    if not encryption_key:
+    intake = reader.choice("intake", ("http", "connection"))
+    if not encryption_key and intake == "http":
         cure = "is empty, so callbacks carry no signature; set an Encrypt Key in the console and here"
         reader.problem("encryption_key", cure, fatal=False)
     config = FeishuConfig(
@@ -95,6 +97,7 @@ def feishu(reader: Reader) -> FeishuConfig:
         access=_access(reader),
         cards=reader.flag("cards", default=True),
         monthly_calls=reader.number("monthly_calls", 0, 0, MOST_CALLS),
+        intake=intake,
     )
     names = ("app_secret", "encryption_key", "verification_token")
     return dataclasses.replace(config, former=_former_block(reader, config, names))

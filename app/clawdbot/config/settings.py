@@ -69,6 +69,7 @@ class DingTalkConfig(Replaceable):
 
     ``robot_secret`` is the SEC... secret of a group robot that `push` signs with. ``card_calls`` is how many calls an
     answer on a card may cost, 0 for no cards; ``monthly_calls`` how many the organisation has in a month, 0 if unknown.
+    ``intake`` is how messages come: ``http`` as callbacks, ``stream`` over a connection that the receiver opens.
     """
 
     app_key: str
@@ -86,6 +87,7 @@ class DingTalkConfig(Replaceable):
     card_calls: int = 0
     card_template: str = ""
     monthly_calls: int = 0
+    intake: str = "http"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class FeishuConfig(Replaceable):
     """``feishu.js``. An empty ``encryption_key`` means that none is set in Feishu's console.
 
     ``cards`` lets answers grow; ``monthly_calls`` is how many calls the organisation has in a month, 0 if unknown.
+    ``intake`` is how messages come: ``http`` as callbacks, ``connection`` over one that the receiver opens.
     """
 
     app_id: str
@@ -105,6 +108,7 @@ class FeishuConfig(Replaceable):
     former: Former = Former()
     cards: bool = True
     monthly_calls: int = 0
+    intake: str = "http"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -227,6 +231,11 @@ class Settings:
         """Return the secrets that were replaced, by the part of the configuration that has some."""
         parts = {"dingtalk": self.dingtalk, "feishu": self.feishu, "alerts": self.alerts}
         return {name: part.former for name, part in parts.items() if part and part.former.values}
+
+    def connected(self) -> list[str]:
+        """Return the platforms whose events come over connections that the receiver opens."""
+        parts = {"dingtalk": self.dingtalk, "feishu": self.feishu}
+        return [name for name, part in parts.items() if part and part.intake != "http"]
 
     def languages_of(self, conversation: str) -> tuple[Language, ...]:
         """Return the languages that the bot speaks in a conversation of the platform's id, at least one."""

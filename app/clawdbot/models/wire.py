@@ -10,17 +10,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import certifi
 import httpx2
 from requests.utils import get_environ_proxies, select_proxy
 
+from clawdbot import http
 from clawdbot.models.dialects import OPENAI, Dialect, coded
 from clawdbot.models.failures import Failed, Kind
 
@@ -189,7 +186,7 @@ class Service:
         self._url = url
         self._dialect = dialect
         # Once, for http:// as well: a client that is given none loads the authorities at each call, which takes 40 ms.
-        self._ssl = _trust()
+        self._ssl = http.trust()
 
     def ask(
         self, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience, found: Completion | None = None
@@ -315,10 +312,3 @@ def _seconds(headers: Mapping[str, str]) -> float | None:
         return max(0.0, float(headers["retry-after"]))
     except (KeyError, ValueError):
         return None
-
-
-def _trust() -> ssl.SSLContext:
-    """The certificates that `requests` would trust."""
-    path = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
-    folder = Path(path).is_dir()
-    return ssl.create_default_context(cafile=None if folder else path, capath=path if folder else None)

@@ -10,20 +10,23 @@ from clawdbot.platforms import dingtalk, feishu
 
 if TYPE_CHECKING:
     from clawdbot.config import Settings
-    from clawdbot.platforms.base import Receiver, Sender, Services
+    from clawdbot.http import Http
+    from clawdbot.notes import Notes
+    from clawdbot.platforms.base import Line, Receiver, Sender, Services
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Platform:
-    """How to make the two halves of a platform; None if it is not configured."""
+    """How to make the parts of a platform; None if it is not configured, or not to be connected to."""
 
     receiver: Callable[[Settings], Receiver | None]
     sender: Callable[[Settings, Services], Sender | None]
+    line: Callable[[Settings, Http, Notes], Line | None]
 
 
 PLATFORMS = {
-    "dingtalk": Platform(dingtalk.receiver, dingtalk.sender),
-    "feishu": Platform(feishu.receiver, feishu.sender),
+    "dingtalk": Platform(dingtalk.receiver, dingtalk.sender, dingtalk.line),
+    "feishu": Platform(feishu.receiver, feishu.sender, feishu.line),
 }
 
 
@@ -37,3 +40,9 @@ def senders(settings: Settings, services: Services) -> dict[str, Sender]:
     """Return the sending halves of the platforms that are configured."""
     made = {name: platform.sender(settings, services) for name, platform in PLATFORMS.items()}
     return {name: sender for name, sender in made.items() if sender}
+
+
+def lines(settings: Settings, web: Http, notes: Notes) -> list[Line]:
+    """Return how to connect to the platforms whose events come over a connection that we open."""
+    made = [platform.line(settings, web, notes) for platform in PLATFORMS.values()]
+    return [line for line in made if line]

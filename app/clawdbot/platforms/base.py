@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clawdbot import text
-from clawdbot.errors import Final, Refusal
+from clawdbot.errors import Final, Refusal, Retry
 from clawdbot.message import Message
 
 if TYPE_CHECKING:
@@ -120,6 +120,72 @@ class Receiver(Protocol):
         Raises:
             Refusal: it is not authentic (401) or malformed (400).
         """
+
+    def pushed(self, event: dict[str, Any], now_ms: int) -> Received:
+        """Parse what a callback holds, where it came over a connection that we opened: there is no signature.
+
+        Raises:
+            Refusal: it is meant for somebody else (401) or malformed (400).
+        """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arrival:
+    """What came over a connection.
+
+    Attributes:
+        answer: goes back at once, empty for nothing.
+        receive: parses the event, if it is one; may raise `Refusal`.
+        acknowledge: makes of the status of `clawdbot.ingress.Taken` what goes back when the event was taken, or was
+            not; empty for silence, upon which the platform comes again.
+        leave: whether the platform asks us to open another connection.
+    """
+
+    answer: str | bytes = b""
+    receive: Callable[[], Received] | None = None
+    acknowledge: Callable[[int], str | bytes] = lambda _: b""
+    leave: bool = False
+
+
+class Session(Protocol):
+    """One connection to a platform.
+
+    Attributes:
+        url: of the websocket; whoever knows it can take our place, so nobody shall see it.
+    """
+
+    url: str
+
+    @property
+    def ping_seconds(self) -> float:
+        """How often `ping` is sent; 0 for never."""
+
+    def ping(self) -> bytes:
+        """Return what the platform wants to hear now and then, besides the pings of the websocket."""
+
+    def read(self, data: str | bytes, now_ms: int) -> Arrival:
+        """Return what came.
+
+        Raises:
+            Refusal: 400, it cannot be read.
+        """
+
+
+class Line(Protocol):
+    """How a platform sends events to those who connect to it."""
+
+    name: str
+
+    def open(self) -> Session:
+        """Ask for a connection.
+
+        Raises:
+            Retry: not now.
+            Final: the platform refuses us.
+        """
+
+    def pause(self, failures: int) -> float:
+        """Return after how many seconds to connect again; ``failures`` in a row, 0 when a good one was lost."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -263,6 +329,18 @@ class Sender(Protocol):
             Retry: later it may work; nothing has been shown to the user as far as the platform tells.
             Final: it never will.
         """
+
+
+def websocket_url(given: Any, base: str) -> str:
+    """Return the URL of a websocket that a platform gave us; it may be plain only where ``base``, that we asked, is.
+
+    Raises:
+        Retry: it is none.
+    """
+    schemes = ("wss://",) if base.startswith("https://") else ("wss://", "ws://")
+    if not isinstance(given, str) or not given.startswith(schemes):
+        raise Retry(f"no {' or '.join(schemes)} URL was given")
+    return given
 
 
 def parse_json(body: bytes | str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 
 import redis
 from flask import Flask, Response, abort, jsonify, request
@@ -16,14 +15,11 @@ from werkzeug.exceptions import HTTPException
 
 from clawdbot import alerts, config, logs, metrics
 from clawdbot.clock import now_ms
-from clawdbot.config import Settings, voices
-from clawdbot.config.live import Live
+from clawdbot.config import Settings
 from clawdbot.copies import durably
-from clawdbot.engine.intake import Intake
 from clawdbot.engine.queue import Queue
-from clawdbot.engine.spool import Reception, Spool, spool_of
-from clawdbot.former import Uses
-from clawdbot.notes import SharedNotes
+from clawdbot.engine.spool import Spool
+from clawdbot.ingress import Ingress
 from clawdbot.platforms import PLATFORMS, receivers
 from clawdbot.store import connect, key
 from clawdbot.web import callbacks, observe
@@ -33,16 +29,6 @@ log = logging.getLogger(__name__)
 
 # Redis gets so long for what is no callback, twice.
 REDIS_SECONDS = 1.0
-# DingTalk waits 2.5 s for an answer, and the balancer 2 s, after which it takes the node for dead: whatever Redis and
-# the disk do, a callback is answered before. Redis gets so long; less where there is a spool, whose disk gets the rest.
-# A try that Redis does not answer takes so much of it.
-CALLBACK_SECONDS = 1.5
-BEFORE_SPOOL_SECONDS = 0.8
-SPOOL_SECONDS = 1.0
-TRY_SECONDS = 0.5
-# Nobody waits for the hand-over; but where another Redis takes over, all nodes shall have found it at the same time.
-HAND_OVER_SECONDS = 2.0
-MOVED_HAND_OVER_SECONDS = 1.0
 # Name of what a process has to call that serves the application.
 START = "clawdbot-start"
 # Strangers who ask whether we are ready cost one write in so many seconds, however often they ask.
@@ -60,27 +46,17 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     logs.report(settings)
     client = connect(settings.redis, timeout=REDIS_SECONDS, connections=settings.web_threads + 8)
     queue = Queue(client)
-    # A connection for the leader, and one to load scripts.
-    hasty = Queue(connect(settings.redis, timeout=TRY_SECONDS, connections=2, retries=0))
-    spool = spool_of(settings, clock)
-    intake = Intake(hasty, patience=BEFORE_SPOOL_SECONDS if spool else CALLBACK_SECONDS, attempt=TRY_SECONDS)
-    reception = Reception(intake, spool, SPOOL_SECONDS) if spool else intake
-    uses = Uses(SharedNotes(client), settings.former())
     platforms = receivers(settings)
-    live = Live(settings.config_dir / voices.FILE, settings.bot)
+    ingress = Ingress(settings, client, platforms, clock)
     app = Flask("clawdbot", static_folder=None)
-    inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), reception, uses, clock, live)
+    inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), ingress, clock)
     # Flask's documentation adds middleware by replacing this attribute, which its types call a method.
     app.wsgi_app = TrustedProxies(inner, Peers(settings.forwarded_allow_ips))  # type: ignore[method-assign]  # see above
-    if spool:
-        seconds = MOVED_HAND_OVER_SECONDS if settings.redis.servers else HAND_OVER_SECONDS
-        patient = Queue(connect(settings.redis, timeout=seconds, connections=2, retries=0))
-        # Threads do not outlive a fork: the server calls this in each of its processes.
-        app.extensions[START] = partial(spool.start, patient)
+    app.extensions[START] = ingress.start
     observe.install(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
-    _add_pages(app, settings, queue, spool)
+    _add_pages(app, settings, queue, ingress.spool)
     for name in PLATFORMS:
         if name not in platforms:
             app.add_url_rule(callbacks.path(name), endpoint=f"{name}_callback", view_func=_off(name), methods=["POST"])

@@ -1,4 +1,4 @@
-"""DingTalk: `crypto` signatures and encryption, `callback` what comes in, `client` what goes out."""
+"""DingTalk: what comes in (`callback`, `stream`, `content`, `crypto`) and what goes out (`client`, `cards`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clawdbot.config import Settings
-    from clawdbot.platforms.base import Receiver, Sender, Services
+    from clawdbot.http import Http
+    from clawdbot.notes import Notes
+    from clawdbot.platforms.base import Line, Receiver, Sender, Services
 
 
 def receiver(settings: Settings) -> Receiver | None:
@@ -22,3 +24,11 @@ def sender(settings: Settings, services: Services) -> Sender | None:
     from clawdbot.platforms.dingtalk.client import DingTalkSender
 
     return DingTalkSender(settings.dingtalk, services) if settings.dingtalk else None
+
+
+def line(settings: Settings, web: Http, notes: Notes) -> Line | None:
+    """Return what connects to DingTalk, None if its events come as callbacks."""
+    from clawdbot.platforms.dingtalk.stream import DingTalkStream
+
+    config = settings.dingtalk
+    return DingTalkStream(config, web, notes) if config and config.intake == "stream" else None

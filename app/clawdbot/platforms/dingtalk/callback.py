@@ -47,6 +47,10 @@ class DingTalkReceiver:
             return self._robot(request, sign)
         raise Refusal(401, "no_signature")
 
+    def pushed(self, event: dict[str, Any], now_ms: int) -> Received:
+        """A robot message; see `Receiver.pushed`."""
+        return _message_in(event, now_ms)
+
     def _event(self, request: CallbackRequest, signature: str) -> Received:
         """An event. No event has an effect yet, so an old one is answered, too: replaying it gains nothing."""
         query = request.query
@@ -95,17 +99,19 @@ class DingTalkReceiver:
             # Seen in the field, not documented: the same envelope, signed by the headers, its owner optional.
             body, aes_key = self._open(body["encrypt"], request.now_ms, owner_required=False)
             secrets = (app_secret, aes_key)
-        return dataclasses.replace(_message_in(body, timestamp, request.now_ms), secrets=secrets)
+        received = _message_in(body, request.now_ms)
+        guard = f"{self.name}:{timestamp}" if received.message else ""
+        return dataclasses.replace(received, replay_guard=guard, secrets=secrets)
 
 
-def _message_in(body: dict[str, Any], timestamp: str, now_ms: int) -> Received:
+def _message_in(body: dict[str, Any], now_ms: int) -> Received:
     if (code := str(body.get("errCode") or "0")[:32]) != "0" and not _says_anything(body):
         # Over quota (20001) DingTalk calls without content, with or without an id.
         return Received(NOTHING_TO_SAY, note=f"no content, errCode {code}", trouble=f"errCode {code}")
     message = _message(body, now_ms)
     if message.group and body.get("isInAtList") is False:
         return Received(NOTHING_TO_SAY, note="not mentioned")
-    return Received(NOTHING_TO_SAY, message, replay_guard=f"dingtalk:{timestamp}")
+    return Received(NOTHING_TO_SAY, message)
 
 
 def _says_anything(body: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Feishu (Lark): `crypto` signatures and encryption, `callback` what comes in, `client` what goes out."""
+"""Feishu (Lark): what comes in (`callback`, `connection`, `frame`, `content`, `crypto`) and goes out (`client`, `cards`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clawdbot.config import Settings
-    from clawdbot.platforms.base import Receiver, Sender, Services
+    from clawdbot.http import Http
+    from clawdbot.notes import Notes
+    from clawdbot.platforms.base import Line, Receiver, Sender, Services
 
 
 def receiver(settings: Settings) -> Receiver | None:
@@ -22,3 +24,11 @@ def sender(settings: Settings, services: Services) -> Sender | None:
     from clawdbot.platforms.feishu.client import FeishuSender
 
     return FeishuSender(settings.feishu, services) if settings.feishu else None
+
+
+def line(settings: Settings, web: Http, notes: Notes) -> Line | None:
+    """Return what connects to Feishu, None if its events come as callbacks."""
+    from clawdbot.platforms.feishu.connection import FeishuConnection
+
+    config = settings.feishu
+    return FeishuConnection(config, web, notes) if config and config.intake == "connection" else None

@@ -57,6 +57,10 @@ class FeishuReceiver:
         _, token = former.first(self._config.accepted("verification_token", request.now_ms), verify)
         return dataclasses.replace(self._understood(event, signed, request.now_ms), secrets=(*secrets, token))
 
+    def pushed(self, event: dict[str, Any], now_ms: int) -> Received:
+        """An event; see `Receiver.pushed`."""
+        return _event(event, self._config.app_id, now_ms)
+
     def _understood(self, event: dict[str, Any], signed: bool, now_ms: int) -> Received:
         """What an event says that knows our token; ``signed`` or not."""
         if event.get("type") == URL_CHECK:
