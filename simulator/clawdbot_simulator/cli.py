@@ -85,7 +85,11 @@ def parser() -> argparse.ArgumentParser:
     for command in (serve, converse, load):
         command.add_argument("--config", type=Path, required=True)
     for command in (converse, load):
-        command.add_argument("--callback-base", required=True, help="the bot, such as http://lb1")
+        command.add_argument(
+            "--callback-base",
+            default="",
+            help="the bot, such as http://lb1; without it over the connections that it has opened",
+        )
         command.add_argument("--simulator", help="where `serve` answers; default: its public_url")
         command.add_argument("--ca-file", help="certificates to trust for an https bot")
         command.add_argument("--platforms", type=platforms, default=list(PLATFORM_NAMES))

@@ -7,6 +7,7 @@ import requests
 from clawdbot_simulator.config import Config
 from clawdbot_simulator.faults import Fault, Kind
 from clawdbot_simulator.records import Record
+from clawdbot_simulator.users import Question
 
 
 class ControlError(RuntimeError):
@@ -67,6 +68,25 @@ class Control:
         """Let a user ask something, for all who look at the page; return the id of the message."""
         body = {"platform": platform, "name": name, "text": text, "group": group, "callback_base": callback_base}
         return str(self._call("POST", "/ask", json=body).json()["message_id"])
+
+    def push(self, question: Question, *, again: float = 60.0, wait: float = 60.0, parts: int = 1) -> dict[str, Any]:
+        """Send a question over a connection of the bot's, every ``again`` seconds for ``wait`` seconds.
+
+        ``sends`` says how often that was, ``seconds`` when it was acknowledged, None: it was not. Feishu may send it
+        in ``parts``.
+        """
+        body = {"platform": question.platform, "event": question.event, "again": again, "wait": wait, "parts": parts}
+        found: dict[str, Any] = self._call("POST", "/push", json=body, timeout=wait + 60).json()
+        return found
+
+    def connections(self, platform: str = "") -> list[dict[str, Any]]:
+        """The connections that the bot has opened, with what it ``acknowledged`` over each."""
+        found: list[dict[str, Any]] = self._call("GET", "/connections").json()
+        return [each for each in found if platform in ("", each["platform"])]
+
+    def disturb(self, how: str, platform: str = "", id: int = 0) -> None:
+        """``cut`` connections, make them ``silent``; of DingTalk's ask the bot to ``disconnect``, or ``ping`` it."""
+        self._call("POST", "/connections", json={"how": how, "platform": platform, "id": id})
 
     def upload(self, key: str, data: bytes) -> None:
         """The bytes behind a download code or image key."""

@@ -17,6 +17,8 @@ GROUP = "Friends of clawdbot"
 GREETING = "Hello, is anybody there?"
 CHINESE = "你好，今天怎么样？"
 IN_GROUP = "A question from the whole group"
+# How long the bot may take to acknowledge what comes over its connection.
+PUSH_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,27 @@ def ask(
     timeout: float,
     verify: bool | str = True,
 ) -> Exchange:
-    """Deliver one question and wait up to ``timeout`` seconds for its answer."""
+    """Deliver one question and wait up to ``timeout`` seconds for its answer.
+
+    Without a ``callback_base`` it goes over a connection that the bot has opened.
+    """
     after = control.last_seq()
     asked, started = time.time(), time.monotonic()
     try:
-        response = question.callback().post(callback_base, verify=verify)
-        error = "" if response.status_code == 200 else f"HTTP {response.status_code}"
+        error = deliver(question, callback_base, control, verify)
     except requests.RequestException as problem:
         error = type(problem).__name__
     ack = time.monotonic() - started
     answer = None if error else wait_for_answer(question, control, after, timeout)
     return Exchange(question, asked, ack, error, answer)
+
+
+def deliver(question: Question, callback_base: str, control: Control, verify: bool | str = True) -> str:
+    """Give the bot a question; return why it did not take it, empty if it did."""
+    if not callback_base:
+        return "" if control.push(question, wait=PUSH_SECONDS)["seconds"] is not None else "not acknowledged"
+    response = question.callback().post(callback_base, verify=verify)
+    return "" if response.status_code == 200 else f"HTTP {response.status_code}"
 
 
 def wait_for_answer(question: Question, control: Control, after: int, timeout: float) -> Record | None:

@@ -38,7 +38,7 @@ class Plan:
     conversations: int = 40  # single chats, spread evenly over the platforms
     duplicates: float = 0.0  # share of the messages that the platform delivers twice
     retries: Sequence[float] = ()  # seconds until a failed callback is sent again; () = never
-    timeout: float = CALLBACK_TIMEOUT  # seconds a callback may take
+    timeout: float = CALLBACK_TIMEOUT  # seconds a callback may take, or an acknowledgement until it is sent again
     settle: float = 60.0  # seconds to wait for the last answers
 
 
@@ -110,7 +110,7 @@ class Report:
 
 
 class Load:
-    """One run against the bot at ``callback_base``."""
+    """One run against the bot at ``callback_base``; if that is empty, over the connections that the bot has opened."""
 
     def __init__(self, plan: Plan, control: Control, callback_base: str, verify: bool | str = True) -> None:
         """``verify`` as in `Callback.post`."""
@@ -225,12 +225,11 @@ class Load:
 
     def _send(self, due: float, message: Message, attempt: int, repeat: bool) -> None:
         self._by_id[message.question.message_id] = message
-        callback = message.question.callback()
+        deliver = self._call_back(message.question) if self._base else self._push(message.question)
         started = time.time()
         message.first_sent = message.first_sent or started
         try:
-            status = callback.post(self._base, self._session, self._plan.timeout, self._verify).status_code
-            failure = "" if status == 200 else f"HTTP {status}"
+            failure = deliver()
         except requests.RequestException as error:
             failure = type(error).__name__
         ended = time.time()
@@ -246,6 +245,25 @@ class Load:
             self._at(ended + self._plan.retries[attempt], message, attempt=attempt + 1)
         if repeat:
             self._at(ended + secrets.randbelow(1000) / 1000, message, attempt=len(self._plan.retries))
+
+    def _call_back(self, question: Question) -> Callable[[], str]:
+        """What delivers it as a callback, and returns why that failed."""
+        callback = question.callback()
+
+        def deliver() -> str:
+            status = callback.post(self._base, self._session, self._plan.timeout, self._verify).status_code
+            return "" if status == 200 else f"HTTP {status}"
+
+        return deliver
+
+    def _push(self, question: Question) -> Callable[[], str]:
+        """What delivers it over a connection, again until it is acknowledged, and returns why that failed."""
+
+        def deliver() -> str:
+            sent = self._control.push(question, again=self._plan.timeout, wait=self._plan.settle)
+            return "" if sent["seconds"] is not None else "not acknowledged"
+
+        return deliver
 
     # Accounting
 

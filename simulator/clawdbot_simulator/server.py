@@ -16,18 +16,19 @@ from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from clawdbot_simulator import dingtalk, feishu, model
+from clawdbot_simulator import dingtalk, feishu, model, push
 from clawdbot_simulator.client import Control
 from clawdbot_simulator.config import Config
 from clawdbot_simulator.faults import KINDS, Fault
-from clawdbot_simulator.simulation import Refusal, Simulation, Speech, json_body
+from clawdbot_simulator.simulation import DROP, Refusal, Simulation, Speech, json_body
 from clawdbot_simulator.users import DingTalk, Feishu
 
 # Largest request the bot may send; well above every platform's own limit.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 BACKLOG = 1024
+# How long the bot may take to acknowledge what the page asks.
+ASK_SECONDS = 10.0
 PAGE = Path(__file__).with_name("page.html")
-DROP = "clawdbot_simulator.drop"
 FAULT_ANSWERS: dict[str, Callable[[str, Fault], Refusal | None]] = {
     "dingtalk": dingtalk.fault_answer,
     "feishu": feishu.fault_answer,
@@ -42,6 +43,7 @@ def create_app(config: Config) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
     for routes in (dingtalk.blueprint(sim), feishu.blueprint(sim), model.blueprint(sim)):
         app.register_blueprint(routes)
+    push.install(app, sim)
     app.register_blueprint(control(sim, app))
 
     @app.get("/")
@@ -131,6 +133,13 @@ def control(sim: Simulation, app: Flask) -> Blueprint:
         question = users.text(asked["name"], asked["text"], group=asked["group"] or None)
         place = {"conversation": question.conversation, "answers": question.message_id, "text": question.text}
         sim.records.add("question", f"{question.platform}.ask", user=question.user, **place)
+        if not asked["callback_base"]:
+            sent = push.send(sim, question.platform, question.event, again=ASK_SECONDS, wait=ASK_SECONDS)
+            if sent["seconds"] is None:
+                return jsonify(
+                    error="the bot has not acknowledged it over a connection; give an address if it has none"
+                ), 502
+            return jsonify(message_id=question.message_id, conversation=question.conversation), 201
         try:
             status = question.callback().post(asked["callback_base"]).status_code
         except requests.RequestException as error:
@@ -138,6 +147,26 @@ def control(sim: Simulation, app: Flask) -> Blueprint:
         if status != 200:
             return jsonify(error=f"the bot answered HTTP {status}"), 502
         return jsonify(message_id=question.message_id, conversation=question.conversation), 201
+
+    @routes.post("/push")
+    def push_event() -> Response | tuple[Response, int]:
+        asked: dict[str, Any] = {"platform": "", "event": {}, "again": 60.0, "wait": 60.0, "parts": 1} | json_body()
+        platform = asked.pop("platform")
+        if platform not in ("dingtalk", "feishu"):
+            return jsonify(error="platform is dingtalk or feishu"), 400
+        return jsonify(push.send(sim, platform, asked.pop("event"), **asked))
+
+    @routes.get("/connections")
+    def connections() -> Response:
+        return jsonify([connection.describe() for connection in sim.connections.all()])
+
+    @routes.post("/connections")
+    def disturb() -> tuple[str, int]:
+        asked: dict[str, Any] = {"platform": "", "id": 0, "how": ""} | json_body()
+        for connection in sim.connections.all(asked["platform"]):
+            if asked["id"] in (0, connection.id):
+                push.disturb(connection, asked["how"])
+        return "", 204
 
     @routes.get("/status")
     def status() -> Response:

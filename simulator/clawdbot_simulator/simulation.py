@@ -13,10 +13,13 @@ from flask import request
 
 from clawdbot_simulator.cards import Cards
 from clawdbot_simulator.config import Config
+from clawdbot_simulator.connections import Connections
 from clawdbot_simulator.faults import FaultBoard
 from clawdbot_simulator.records import Records
 
 TOKEN_LIFETIME = 7200  # seconds, both platforms
+# In a request's environment: close its connection without an answer.
+DROP = "clawdbot_simulator.drop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Simulation:
         self.records = Records()
         self.cards = Cards(self.records)
         self.faults = FaultBoard()
+        self.connections = Connections()
         self.lock = threading.Lock()
         self.files: dict[str, bytes] = {}
         self.forget()

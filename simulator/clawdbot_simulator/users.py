@@ -69,7 +69,8 @@ class Question:
     """A message of a user to the bot.
 
     ``callback()`` gives the HTTP request for it, signed now; calling it again is the platform's
-    repetition: the same message with a fresh signature.
+    repetition: the same message with a fresh signature. ``event`` is what it holds, which is all that
+    goes over a connection of the bot's.
     """
 
     platform: str
@@ -79,6 +80,7 @@ class Question:
     text: str
     group: str | None
     callback: Callable[[], Callback]
+    event: Mapping[str, Any] = field(default_factory=dict)
 
 
 class DingTalk:
@@ -192,7 +194,7 @@ class DingTalk:
                 "atUsers": [{"dingtalkId": robot}],
             }
         body |= changes
-        return Question("dingtalk", conversation, message_id, user, text, group, lambda: self.robot(body))
+        return Question("dingtalk", conversation, message_id, user, text, group, lambda: self.robot(body), body)
 
 
 class Feishu:
@@ -321,4 +323,5 @@ class Feishu:
             text,
             group,
             lambda: self.event(body),
+            body,
         )

@@ -83,6 +83,12 @@ class Api:
         return self.post(f"/open-apis/im/v1/messages/{message_id}/reply", body | changes, self.feishu)
 
 
+def codes(response: requests.Response) -> tuple[int, object]:
+    """HTTP status and the error code in the body, whatever its name."""
+    body = response.json()
+    return response.status_code, next((body[k] for k in ("code", "errcode") if k in body), None)
+
+
 @pytest.fixture
 def api(sim: Control) -> Api:
     return Api(sim)

@@ -8,8 +8,7 @@ import requests
 from clawdbot_simulator.client import Control, ControlError
 from clawdbot_simulator.users import DingTalk, Feishu
 
-from .conftest import Api
-from .test_server import codes
+from .conftest import Api, codes
 
 CARDS = "/open-apis/cardkit/v1/cards"
 

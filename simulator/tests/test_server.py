@@ -12,15 +12,9 @@ from clawdbot_simulator.crypto import dingtalk_robot_sign
 from clawdbot_simulator.simulation import Tokens
 from clawdbot_simulator.users import DingTalk, Feishu
 
-from .conftest import Api
+from .conftest import Api, codes
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def codes(response: requests.Response) -> tuple[int, object]:
-    """HTTP status and the error code in the body, whatever its name."""
-    body = response.json()
-    return response.status_code, next((body[k] for k in ("code", "errcode") if k in body), None)
 
 
 def webhook(sim: Control) -> str:
