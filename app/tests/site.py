@@ -40,14 +40,16 @@ class Site:
         app: Path = APP,
         dingtalk: dict[str, Any] | None = None,
         three: Trio | None = None,
+        feishu: dict[str, Any] | None = None,
         /,
         **environ: str,
     ) -> None:
         """Keep everything in ``folder`` and run the release that lies in ``app``.
 
-        ``dingtalk`` is what its file says besides; with ``three`` no Redis is made.
+        ``dingtalk`` and ``feishu`` are what their files say besides; with ``three`` no Redis is made.
         """
         self.dingtalk = dingtalk or {}
+        self.feishu = feishu or {}
         self.three = three
         self.folder = folder
         self.app = app
@@ -114,6 +116,7 @@ class Site:
             app_secret=fei.app_secret,
             encryption_key=fei.encryption_key,
             verification_token=fei.verification_token,
+            **self.feishu,
         )
         if self.three:
             self.three.write_cache_yaml(self.folder / "config" / "cache.yaml")
@@ -129,7 +132,7 @@ class Site:
         if name == "web":
             command = [*ACTIVATED, sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
         else:
-            command = [sys.executable, "-m", "clawdbot", "worker"]
+            command = [sys.executable, "-m", "clawdbot", name.partition("-")[0]]
         with (self.folder / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
                 command,
@@ -194,11 +197,12 @@ def site(
     app: Path = APP,
     dingtalk: dict[str, Any] | None = None,
     three: Trio | None = None,
+    feishu: dict[str, Any] | None = None,
     /,
     **environ: str,
 ) -> Iterator[Site]:
     """A running site; see `Site`."""
-    found = Site(folder, app, dingtalk, three, **environ)
+    found = Site(folder, app, dingtalk, three, feishu, **environ)
     try:
         found.start()
         yield found

@@ -19,13 +19,20 @@ RETRIES = (0.3, 0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0)
 PATIENT = (*RETRIES, 15.0, 30.0, 60.0)
 
 
-def under_load(bot: Site, plan: Plan, disturb: Iterable[tuple[float, str] | tuple[float, str, Path | None]]) -> Report:
-    """Run a load.
+def under_load(
+    bot: Site,
+    plan: Plan,
+    disturb: Iterable[tuple[float, str] | tuple[float, str, Path | None]],
+    *,
+    callbacks: bool = True,
+) -> Report:
+    """Run a load of callbacks, or over the connections that the bot has opened.
 
-    ``disturb`` says how many seconds after its start which unit is killed, and which release comes in its place.
+    ``disturb`` says how many seconds after its start which unit is killed, and which release comes in its place. "cut"
+    are all connections of the bot.
     """
     reports: list[Report] = []
-    load = Load(plan, bot.control, bot.url)
+    load = Load(plan, bot.control, bot.url if callbacks else "")
     thread = threading.Thread(target=lambda: reports.append(load.run()))
     begin = time.monotonic()
     thread.start()
@@ -35,6 +42,8 @@ def under_load(bot: Site, plan: Plan, disturb: Iterable[tuple[float, str] | tupl
             bot.redis.kill()
             time.sleep(1)
             bot.redis.start()
+        elif name == "cut":
+            bot.control.disturb("cut")
         else:
             bot.kill(name)
             time.sleep(0.2)

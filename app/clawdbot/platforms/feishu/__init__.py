@@ -1,4 +1,4 @@
-"""Feishu (Lark): what comes in (`callback`, `connection`, `frame`, `content`, `crypto`), goes out (`client`, `cards`)."""
+"""Feishu: what comes in (`callback`, `connection`, `frame`, `content`, `crypto`), goes out (`client`, `cards`)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,260 @@
+"""Connections instead of callbacks, in real processes: receivers, simulator, Redis, workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from clawdbot_simulator.load import Plan
+from clawdbot_simulator.users import DingTalk, Feishu, Question
+
+from .conftest import eventually
+from .site import APP, Site, site
+from .test_chaos import assert_kept, under_load
+
+STREAM, CONNECTION = {"intake": "stream"}, {"intake": "connection"}
+# How long a link can be dead without anybody knowing, see clawdbot.receiver, and a little for a busy machine.
+HALF_OPEN_SECONDS = 25.0
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Site]:
+    with site(tmp_path, APP, STREAM, None, CONNECTION) as found:
+        found.run("receiver-a")
+        connected(found, 1)
+        yield found
+
+
+def connected(node: Site, count: int) -> None:
+    """Wait until each platform has so many connections."""
+    eventually(lambda: len(node.control.connections("dingtalk")) == len(node.control.connections("feishu")) == count)
+
+
+def written(node: Site, text: str, **options: Any) -> list[Question]:
+    """A question to each platform."""
+    return [user(node.config).text("Li", text, **options) for user in (DingTalk, Feishu)]
+
+
+def answers(node: Site) -> dict[str, list[str]]:
+    """What users read, by conversation."""
+    found: dict[str, list[str]] = {}
+    for record in node.control.messages():
+        found.setdefault(record.conversation, []).append(record.text)
+    return found
+
+
+def page(node: Site) -> str:
+    return requests.get(f"{node.url}/metrics", timeout=10).text
+
+
+@contextlib.contextmanager
+def pushing(node: Site, questions: list[Question], again: float) -> Iterator[list[dict[str, Any]]]:
+    """Send questions meanwhile, each anew after ``again`` seconds; in the end there is what became of them."""
+    sent: list[dict[str, Any]] = []
+
+    def push(question: Question) -> None:
+        sent.append(node.control.push(question, again=again))
+
+    threads = [threading.Thread(target=push, args=[question]) for question in questions]
+    for thread in threads:
+        thread.start()
+    yield sent
+    for thread in threads:
+        thread.join()
+
+
+def test_a_message_is_answered_once(node: Site) -> None:
+    single, group = written(node, "hello"), written(node, "all of you", group="team")
+    for question in [*single, *group]:
+        assert node.control.push(question)["sends"] == 1
+        # The platform repeats what it has been told already, and does so over HTTP as well while a console changes.
+        assert node.control.push(question)["sends"] == 1
+        assert question.callback().post(node.url, timeout=10).status_code == 200
+    wanted = {question.conversation: [f"echo: {question.text}"] for question in [*single, *group]}
+    eventually(lambda: answers(node) == wanted)
+    time.sleep(1)
+    assert answers(node) == wanted
+    node.control.push(Feishu(node.config).text("Li", "你" * 300), parts=7)
+    eventually(lambda: "echo: " + "你" * 300 in answers(node)[single[1].conversation])
+    shown = page(node)
+    for platform in ("dingtalk", "feishu"):
+        assert f'clawdbot_receivers_connected{{platform="{platform}"}} 1.0' in shown
+        assert f'clawdbot_receiver_connections_total{{outcome="opened",platform="{platform}"}} 1.0' in shown
+        lines = [line for line in node.log("access") if line.get("client") == platform]
+        assert {"accepted", "duplicate"} == {line["result"] for line in lines}
+    assert "no receiver is connected" not in node.check()
+    assert node.terminate("receiver-a") == 0
+    assert 'clawdbot_receivers_connected{platform="feishu"} 0.0' in page(node)
+    assert node.check().count("no receiver is connected") == 2
+
+
+def test_nothing_secret_is_logged(node: Site) -> None:
+    for question in written(node, "hello"):
+        node.control.push(question)
+    node.control.disturb("cut")
+    node.control.add_fault("dingtalk.connection", "error", status=403, count=1)
+    node.control.add_fault("feishu.connection", "drop", count=1)
+    node.control.add_fault("*.open_connection", "server_error", count=1)
+    connected(node, 1)
+    eventually(lambda: sum(line.get("message") == "connected" for line in node.log("error")) == 4)
+    said = "".join(path.read_text() for path in [*node.logs.iterdir(), *node.folder.glob("*.out")])
+    assert '"outcome": "lost"' in said
+    assert '"outcome": "unreachable"' in said
+    assert not re.search(r"ticket|service_id|ws/v2\?|hello", said)
+    for secret in (node.config.dingtalk.app_secret, node.config.feishu.app_secret):
+        assert secret not in said
+
+
+def test_killed_and_cut_under_load(tmp_path: Path) -> None:
+    """Two receivers, killed in turn, and all connections cut, with workers and Redis killed among it."""
+    plan = Plan(rate=25, duration=24, duplicates=0.2, timeout=2.0, settle=300.0)
+    victims = ["receiver-a", "cut", "receiver-b", "worker-a", "cut", "redis", "receiver-a", "cut", "receiver-b", "cut"]
+    with site(tmp_path, APP, STREAM, None, CONNECTION) as node:
+        for name in ("receiver-a", "receiver-b"):
+            node.run(name)
+        connected(node, 2)
+        node.control.add_fault("model.*", "slow", seconds=0.1)
+        disturb = [(2.0 * (number + 1), victim) for number, victim in enumerate(victims)]
+        report = under_load(node, plan, disturb, callbacks=False)
+        assert_kept(report, node)
+        connected(node, 2)
+
+
+def test_both_receivers_get_work(node: Site) -> None:
+    node.run("receiver-b")
+    connected(node, 2)
+    report = under_load(node, Plan(rate=20, duration=3, settle=120.0, timeout=30.0), [], callbacks=False)
+    assert report.ok, report.summary()
+    assert all(connection["acknowledged"] for connection in node.control.connections())
+    assert 'clawdbot_receivers_connected{platform="dingtalk"} 2.0' in page(node)
+
+
+def test_redis_is_away(node: Site) -> None:
+    """What comes meanwhile is acknowledged because it is on this node's disk, and answered in order."""
+    node.redis.kill()
+    for number in range(5):
+        for question in written(node, f"question {number}"):
+            assert node.control.push(question, again=3)["sends"] == 1
+    assert "clawdbot_spool_messages 10.0" in page(node)
+    node.kill("receiver-a")
+    node.run("receiver-a")
+    connected(node, 1)
+    node.redis.start()
+    eventually(lambda: sum(map(len, answers(node).values())) == 10)
+    wanted = [f"echo: question {number}" for number in range(5)]
+    assert all(read == wanted for read in answers(node).values())
+
+
+def test_neither_redis_nor_the_disk(node: Site) -> None:
+    """Nothing is acknowledged that nobody keeps."""
+    node.redis.kill()
+    shutil.rmtree(node.folder / "spool")
+    questions = written(node, "hello")
+    with pushing(node, questions, again=2) as sent:
+        time.sleep(5)
+        assert sent == []
+        node.redis.start()
+    assert all(each["sends"] > 1 and each["seconds"] > 5 for each in sent)
+    eventually(lambda: len(answers(node)) == 2)
+    time.sleep(1)
+    assert answers(node) == {question.conversation: ["echo: hello"] for question in questions}
+
+
+def test_what_was_received_is_finished(node: Site) -> None:
+    """A receiver that is told to stop while Redis is slow acknowledges first."""
+    assert node.redis.process
+    node.control.push(DingTalk(node.config).text("Li", "so that the scripts are loaded"))
+    receiver = node.processes["receiver-a"]
+    node.redis.process.send_signal(signal.SIGSTOP)
+    with pushing(node, written(node, "hello"), again=60) as sent:
+        time.sleep(0.3)
+        receiver.terminate()
+        time.sleep(0.3)
+        node.redis.process.send_signal(signal.SIGCONT)
+    assert [each["sends"] for each in sent] == [1, 1]
+    assert node.terminate("receiver-a") == 0
+    assert node.control.connections() == []
+    eventually(lambda: sum("echo: hello" in read for read in answers(node).values()) == 2)
+
+
+def test_stopped_under_load(node: Site) -> None:
+    node.run("receiver-b")
+    connected(node, 2)
+    stopped: list[int] = []
+
+    def stop() -> None:
+        for name in ("receiver-a", "receiver-b"):
+            time.sleep(1.5)
+            stopped.append(node.terminate(name))
+            node.run(name)
+            connected(node, 2)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    report = under_load(node, Plan(rate=25, duration=8, timeout=2.0, settle=120.0), [], callbacks=False)
+    thread.join()
+    assert_kept(report, node)
+    assert stopped == [0, 0]
+
+
+def test_a_half_open_link_is_found(node: Site) -> None:
+    before = {connection["id"] for connection in node.control.connections()}
+    begin = time.monotonic()
+    node.control.disturb("silent")
+    eventually(lambda: len({each["platform"] for each in fresh(node, before)}) == 2, HALF_OPEN_SECONDS)
+    assert time.monotonic() - begin > 5
+    assert node.control.push(DingTalk(node.config).text("Li", "hello"), again=1)["seconds"] is not None
+    eventually(lambda: 'outcome="silent",platform="dingtalk"} 1.0' in page(node))
+
+
+def fresh(node: Site, before: set[int]) -> list[dict[str, Any]]:
+    """The connections that were opened since."""
+    return [connection for connection in node.control.connections() if connection["id"] not in before]
+
+
+def test_the_platforms_are_obeyed(node: Site) -> None:
+    """DingTalk's pings get their data back; asked to leave, the receiver connects anew before the old one ends."""
+    node.control.disturb("ping", "dingtalk")
+    eventually(lambda: node.control.connections("dingtalk")[0]["pings"] == 1)
+    # Feishu wants to be pinged every two seconds here.
+    eventually(lambda: node.control.connections("feishu")[0]["pings"] >= 2, 30)
+    node.control.disturb("disconnect", "dingtalk")
+    eventually(lambda: len(node.control.connections("dingtalk")) == 2, 9)
+    for number in range(6):
+        assert node.control.push(DingTalk(node.config).text("Li", str(number)), again=30)["sends"] == 1
+    eventually(lambda: len(node.control.connections("dingtalk")) == 1, 20)
+    assert 'outcome="moved",platform="dingtalk"} 1.0' in page(node)
+
+
+def test_a_platform_that_refuses_us_is_asked_again(tmp_path: Path) -> None:
+    with site(tmp_path, APP, STREAM, None, CONNECTION) as node:
+        refusal = {"status": 401, "body": {"code": "authFailed"}, "count": 2}
+        node.control.add_fault("dingtalk.open_connection", "error", **refusal)
+        node.run("receiver-a")
+        connected(node, 1)
+        reasons = [line["reason"] for line in node.log("error") if line.get("outcome") == "refused"]
+        assert reasons == ["dingtalk: connections/open answered 401 authFailed"] * 2
+
+
+def test_there_is_nothing_to_connect_to(tmp_path: Path) -> None:
+    with site(tmp_path) as node:
+        node.run("receiver-a")
+        assert node.processes.pop("receiver-a").wait(30) == 78
+        assert "no platform's intake is stream" in (node.folder / "receiver-a.out").read_text()
+        assert "clawdbot_receivers_connected{" not in page(node)
+
+
+def test_intake_is_checked(node: Site) -> None:
+    path = node.folder / "config" / "dingtalk.yaml"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intake": "connection"}))
+    assert "intake: must be one of http, stream" in node.check()
