@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from zlib import crc32
 
 import redis
+from gunicorn.systemd import sd_notify
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
@@ -45,6 +46,8 @@ TICK_SECONDS = 0.5
 STEADY_SECONDS = 30.0
 # A platform that asks us to leave closes the connection 10 s later (DingTalk).
 LEAVING_SECONDS = 10.0
+# systemd, and with it a roll-out, waits so long until there is a connection to each platform: one of them may be away.
+READY_SECONDS = 15.0
 # Redis and the disk get less for what is in work when we stop.
 FINISH_SECONDS = 10.0
 OUTCOMES = ("opened", "refused", "unreachable", "moved", "lost", "silent", "closed")
@@ -75,6 +78,12 @@ class Connections:
         keepers = [_Keeper(line, self) for line in self._lines]
         for keeper in keepers:
             keeper.start()
+        end = time.monotonic() + READY_SECONDS
+        while not all(keeper.connected for keeper in keepers) and time.monotonic() < end:
+            if self.stopping.wait(TICK_SECONDS):
+                break
+        # From now on the receiver before this one may go.
+        sd_notify("READY=1", log)
         while not self.stopping.wait(SAY_SECONDS):
             for keeper in keepers:
                 if keeper.connected:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -244,6 +245,24 @@ def test_a_platform_that_refuses_us_is_asked_again(tmp_path: Path) -> None:
         connected(node, 1)
         reasons = [line["reason"] for line in node.log("error") if line.get("outcome") == "refused"]
         assert reasons == ["dingtalk: connections/open answered 401 authFailed"] * 2
+
+
+def test_systemd_is_told_when_there_are_connections(tmp_path: Path) -> None:
+    with (
+        site(tmp_path, APP, STREAM, None, CONNECTION) as node,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told,
+    ):
+        told.bind(str(tmp_path / "notify"))
+        told.setblocking(False)
+        node.environ["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        node.control.add_fault("dingtalk.open_connection", "server_error", count=2)
+        node.run("receiver-a")
+        eventually(lambda: node.control.connections("feishu"))
+        with pytest.raises(BlockingIOError):
+            told.recv(100)
+        connected(node, 1)
+        told.settimeout(5)
+        assert told.recv(100) == b"READY=1"
 
 
 def test_there_is_nothing_to_connect_to(tmp_path: Path) -> None:
