@@ -83,7 +83,7 @@ class Connections:
             if self.stopping.wait(TICK_SECONDS):
                 break
         # From now on the receiver before this one may go.
-        sd_notify("READY=1", log)
+        sd_notify("READY=1", log)  # type: ignore[arg-type]  # any logger will do
         while not self.stopping.wait(SAY_SECONDS):
             for keeper in keepers:
                 if keeper.connected:

@@ -171,21 +171,24 @@ def test_neither_redis_nor_the_disk(node: Site) -> None:
     assert answers(node) == {question.conversation: ["echo: hello"] for question in questions}
 
 
-def test_what_was_received_is_finished(node: Site) -> None:
+def test_what_was_received_is_finished(tmp_path: Path) -> None:
     """A receiver that is told to stop while Redis is slow acknowledges first."""
-    assert node.redis.process
-    node.control.push(DingTalk(node.config).text("Li", "so that the scripts are loaded"))
-    receiver = node.processes["receiver-a"]
-    node.redis.process.send_signal(signal.SIGSTOP)
-    with pushing(node, written(node, "hello"), again=60) as sent:
-        time.sleep(0.3)
-        receiver.terminate()
-        time.sleep(0.3)
-        node.redis.process.send_signal(signal.SIGCONT)
-    assert [each["sends"] for each in sent] == [1, 1]
-    assert node.terminate("receiver-a") == 0
-    assert node.control.connections() == []
-    eventually(lambda: sum("echo: hello" in read for read in answers(node).values()) == 2)
+    with site(tmp_path, APP, STREAM, None, CONNECTION, CLAWDBOT_SPOOL_DIR="") as node:
+        node.run("receiver-a")
+        connected(node, 1)
+        node.control.push(DingTalk(node.config).text("Li", "so that the scripts are loaded"))
+        assert node.redis.process
+        node.redis.process.send_signal(signal.SIGSTOP)
+        with pushing(node, written(node, "hello"), again=60) as sent:
+            time.sleep(0.3)
+            node.processes["receiver-a"].terminate()
+            # It has noticed by then, and Redis is still waited for.
+            time.sleep(0.9)
+            node.redis.process.send_signal(signal.SIGCONT)
+        assert [each["sends"] for each in sent] == [1, 1]
+        assert node.terminate("receiver-a") == 0
+        assert node.control.connections() == []
+        eventually(lambda: sum("echo: hello" in read for read in answers(node).values()) == 2)
 
 
 def test_stopped_under_load(node: Site) -> None:
