@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import shutil
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import requests
+from clawdbot.config import Settings
+from clawdbot.connected import Connected
+from clawdbot.http import Http
+from clawdbot.ingress import Taken
+from clawdbot.notes import OwnNotes
+from clawdbot.platforms.base import Received
+from clawdbot.platforms.dingtalk.stream import DingTalkStream
+from clawdbot.receiver import Connections
 from clawdbot_simulator.load import Plan
+from clawdbot_simulator.server import running
 from clawdbot_simulator.users import DingTalk, Feishu, Question
 
 from .conftest import eventually
@@ -171,24 +181,49 @@ def test_neither_redis_nor_the_disk(node: Site) -> None:
     assert answers(node) == {question.conversation: ["echo: hello"] for question in questions}
 
 
-def test_what_was_received_is_finished(tmp_path: Path) -> None:
-    """A receiver that is told to stop while Redis is slow acknowledges first."""
-    with site(tmp_path, APP, STREAM, None, CONNECTION, CLAWDBOT_SPOOL_DIR="") as node:
-        node.run("receiver-a")
-        connected(node, 1)
-        node.control.push(DingTalk(node.config).text("Li", "so that the scripts are loaded"))
-        assert node.redis.process
-        node.redis.process.send_signal(signal.SIGSTOP)
-        with pushing(node, written(node, "hello"), again=60) as sent:
-            time.sleep(0.3)
-            node.processes["receiver-a"].terminate()
-            # It has noticed by then, and Redis is still waited for.
-            time.sleep(0.9)
-            node.redis.process.send_signal(signal.SIGCONT)
-        assert [each["sends"] for each in sent] == [1, 1]
-        assert node.terminate("receiver-a") == 0
-        assert node.control.connections() == []
-        eventually(lambda: sum("echo: hello" in read for read in answers(node).values()) == 2)
+class Slow:
+    """In place of `Ingress`: takes its time."""
+
+    def __init__(self) -> None:
+        self.taking, self.may_end = threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        """There is nothing to start."""
+
+    def take(self, _platform: str, receive: Callable[[], Received]) -> Taken:
+        """Take a message when it may."""
+        assert receive().message
+        self.taking.set()
+        self.may_end.wait(30)
+        return Taken(200, {}, {"result": "accepted"})
+
+
+def test_what_was_received_is_finished(settings: Settings, client: redis.Redis) -> None:
+    """A receiver that is told to stop acknowledges first."""
+    assert settings.dingtalk
+    with running() as sim:
+        app = sim.config.dingtalk
+        config = dataclasses.replace(
+            settings.dingtalk, app_key=app.app_key, app_secret=app.app_secret, api_base_url=sim.config.public_url
+        )
+        ingress: Any = Slow()
+        receiver = Connections([DingTalkStream(config, Http(), OwnNotes())], ingress, Connected(client), "receiver")
+        thread = threading.Thread(target=receiver.run)
+        thread.start()
+        sent: list[dict[str, Any]] = []
+        question = DingTalk(sim.config).text("Li", "hello")
+        pusher = threading.Thread(target=lambda: sent.append(sim.push(question, again=30, wait=30)))
+        pusher.start()
+        assert ingress.taking.wait(30)
+        receiver.stop()
+        time.sleep(2)
+        assert (len(sim.connections()), sent) == (1, [])
+        ingress.may_end.set()
+        pusher.join()
+        thread.join()
+        assert sent[0]["sends"] == 1
+        assert sent[0]["seconds"] < 30
+        assert sim.connections() == []
 
 
 def test_stopped_under_load(node: Site) -> None:

@@ -1,7 +1,7 @@
 """The frames of Feishu's long connection: one message of Protocol Buffers, version 2.
 
 Source: the descriptor of ``pbbp2.proto`` in PyPI ``lark-oapi`` 1.7.5 (``lark_oapi/ws/pb/pbbp2_pb2.py``), and
-protobuf.dev, "Encoding". docs/decisions.md says why there is no library.
+protobuf.dev, "Encoding". docs/engine.md says why there is no library.
 """
 
 from __future__ import annotations
