@@ -50,12 +50,14 @@ demo: sandbox ## from nothing to a bot that answers: sandbox hosts, site.yml, a 
 site: setup ## run site.yml on INVENTORY (default: the sandbox)
 	@$(PLAY) site.yml
 
-.PHONY: secrets
-secrets: .venv/.done ## write the secrets of INVENTORY that nobody else has to issue; nothing that is there is changed
+.PHONY: secrets staging
+secrets: ## write the secrets of INVENTORY that nobody else has to issue; nothing that is there is changed
+staging: ## make inventories/staging from INVENTORY, to rehearse changes in
+secrets staging: .venv/.done
 ifeq ($(origin INVENTORY),file)
-	@echo 'Name your inventory: make secrets INVENTORY=inventories/mine' >&2; exit 2
+	@echo 'Name your inventory: make $@ INVENTORY=inventories/mine' >&2; exit 2
 else
-	@$(PLAY) playbooks/secrets.yml
+	@$(PLAY) playbooks/$@.yml
 endif
 
 .PHONY: talk
