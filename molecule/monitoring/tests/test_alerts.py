@@ -524,4 +524,4 @@ def test_every_alert_has_a_runbook(host: Host) -> None:
         assert rule["annotations"].keys() == {"summary", "summary_zh", "value", "runbook_url"}
         assert rule["annotations"]["runbook_url"] == f"runbooks/{name}.md"
         assert (pages / f"{name}.md").is_file(), name
-    assert {page.stem for page in pages.glob("*.md")} - {"README"} == set(rules(host))
+    assert {page.name.split(".")[0] for page in pages.glob("*.md")} - {"README"} == set(rules(host))
