@@ -20,6 +20,15 @@ def _plugins() -> None:
     init_plugin_loader([])
 
 
+def _trusted(value: Any) -> Any:
+    """Marks the texts in a value as templates, as Ansible does with its files."""
+    if isinstance(value, dict):
+        return {key: _trusted(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_trusted(inner) for inner in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
 def render(role: str, name: str, **variables: Any) -> str:
     """A template of a role, with its defaults and what is given."""
     _plugins()
@@ -27,8 +36,7 @@ def render(role: str, name: str, **variables: Any) -> str:
     for file in ("defaults", "vars"):
         if (path := ROOT / f"roles/{role}/{file}/main.yml").exists():
             said |= yaml.safe_load(path.read_text("utf-8"))
-    marked = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in said.items()}
-    templar = Templar(loader=DataLoader(), variables={"ansible_managed": "managed"} | marked | variables)
+    templar = Templar(loader=DataLoader(), variables={"ansible_managed": "managed"} | _trusted(said) | variables)
     templates = ROOT / f"roles/{role}/templates"
     templar = templar.copy_with_new_env(searchpath=[str(templates)])
     text = trust_as_template((templates / f"{name}.j2").read_text("utf-8"))

@@ -1,6 +1,5 @@
 """What a role has made is removed as a whole, and nothing else; the next run finishes what a killed one began."""
 
-import importlib.util
 import io
 import json
 import stat
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from programs import load
 
 HOST = Path(__file__).resolve().parents[1] / "plugins/host/gone.py"
 Remove = Callable[..., list[str]]
@@ -19,11 +19,7 @@ Remove = Callable[..., list[str]]
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The program, on a host whose systemd runs the units that are named in a file, and notes what it is told."""
-    spec = importlib.util.spec_from_file_location("gone_host", HOST)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(HOST)
     monkeypatch.setattr(module, "RECORDS", tmp_path / "records")
     monkeypatch.setattr(module, "UNIT_FOLDER", f"{tmp_path}/etc/")
     for name, script in {

@@ -1,6 +1,5 @@
 """Programs take what is written, also when the run that wrote it died before it could say so."""
 
-import importlib.util
 import io
 import json
 import sys
@@ -10,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from programs import load
 
 HOST = Path(__file__).resolve().parents[1] / "plugins/host/in_effect.py"
 Apply = Callable[..., list[str]]
@@ -17,11 +17,7 @@ Apply = Callable[..., list[str]]
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("in_effect_host", HOST)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(HOST)
     monkeypatch.setattr(module, "RECORDS", tmp_path / "records")
     return module
 

@@ -1,6 +1,5 @@
 """The upstream as rendered, and the program that edits it on the balancers, agree with each other."""
 
-import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -8,41 +7,21 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+import rendering
 from cryptography import x509
+from programs import load
 
 ROLE = Path(__file__).resolve().parents[1] / "roles/loadbalancer"
 
 
-def load_program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("clawdbot_member", ROLE / "files/clawdbot_member.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def trusted(value: Any) -> Any:
-    """Marks the strings in a value as templates, as Ansible does with its files."""
-    if isinstance(value, dict):
-        return {key: trusted(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [trusted(inner) for inner in value]
-    return trust_as_template(value) if isinstance(value, str) else value
-
-
 def render(template: str, **inputs: Any) -> str:
-    """A template of the role with its defaults and these inputs."""
-    variables: dict[str, Any] = {"ansible_managed": "managed", "inventory_hostname": "lb1", "loadbalancer_members": []}
-    variables["__loadbalancer_inet6"] = {"stat": {"exists": True}}
-    for folder in ("defaults", "vars"):
-        variables |= trusted(yaml.safe_load((ROLE / folder / "main.yml").read_text("utf-8")))
-    templar = Templar(loader=DataLoader(), variables=variables | inputs)
-    text = (ROLE / "templates" / f"{template}.j2").read_text("utf-8")
-    return str(templar.template(trust_as_template(text), overrides={"trim_blocks": True, "lstrip_blocks": True}))
+    """A template of the role for a balancer that has IPv6."""
+    given = {
+        "inventory_hostname": "lb1",
+        "loadbalancer_members": [],
+        "__loadbalancer_inet6": {"stat": {"exists": True}},
+    }
+    return rendering.render("loadbalancer", template, **given | inputs)
 
 
 MEMBERS = [
@@ -55,7 +34,7 @@ MEMBERS = [
 @pytest.fixture
 def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, Path]:
     """The program, working on a rendered file, with Nginx and its connections replaced."""
-    program = load_program()
+    program = load(ROLE / "files/clawdbot_member.py")
     file = tmp_path / "members.conf"
     file.write_text(render("clawdbot_members.conf", loadbalancer_members=MEMBERS))
     monkeypatch.setattr(program, "MEMBERS", file)

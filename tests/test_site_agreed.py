@@ -1,6 +1,5 @@
 """What hosts have to agree on: former values stay accepted, until nobody uses them."""
 
-import importlib.util
 import io
 import json
 import re
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import site_inventory as site
 import yaml
+from programs import load
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {"loadbalancer": ["lb1"], "clawdbot": ["app1", "app2"], "redis": ["redis1"], "monitoring": []}
@@ -29,11 +29,7 @@ KNOWN = NEW | {"changed": False}
 @pytest.fixture
 def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Note:
     """One call of the program on a host."""
-    spec = importlib.util.spec_from_file_location("site_agreed_host", ROOT / "plugins/host/site_agreed.py")
-    assert spec
-    assert spec.loader
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    program = load(ROOT / "plugins/host/site_agreed.py")
     monkeypatch.setattr(program, "RECORD", tmp_path / "state" / "agreed.json")
 
     def call(close: Sequence[str] = (), may_open: bool = True, check: bool = False, **values: Any) -> dict[str, Any]:

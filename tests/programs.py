@@ -1,0 +1,17 @@
+"""Programs that plugins and roles run on the hosts, as modules of a test."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+
+def load(file: Path) -> ModuleType:
+    """A program under a name that no module of the package has."""
+    spec = importlib.util.spec_from_file_location(f"{file.stem}_host", file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
