@@ -42,7 +42,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
             if seen["rc"] == 0 and not missing(plain, seen["stdout"]):
                 return {**result, "changed": False}
         wanted = {"name": names, "install_recommends": False, "update_cache": True, "cache_valid_time": 3600}
-        wanted |= {"lock_timeout": 300}
+        wanted |= {"lock_timeout": 900}
         done = self._execute_module(module_name="ansible.builtin.apt", module_args=wanted, task_vars=task_vars)
         return {**result, **done}
 

@@ -6,7 +6,7 @@ exec 9>/run/clawdbot-upgrade.lock
 flock 9
 
 apt() {
-    apt-get --yes --quiet=2 -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" 9>&-
+    apt-get --yes --quiet=2 -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=900 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" 9>&-
 }
 
 # Tried on a copy first: a mirror need not have the new release. Those that are set aside may come back.
@@ -15,7 +15,7 @@ trap 'rm -rf "$sources"' EXIT
 mkdir "$sources/sources.list.d"
 cp -a /etc/apt/sources.list* "$sources/"
 find "$sources" -type f -exec sed -i "/^[^#]/s/\\b$1\\b/$2/g" {} +
-if ! said=$(apt-get --quiet --error-on=any -o DPkg::Lock::Timeout=600 -o Dir::Etc::SourceList="$sources/sources.list" \
+if ! said=$(apt-get --quiet --error-on=any -o DPkg::Lock::Timeout=900 -o Dir::Etc::SourceList="$sources/sources.list" \
     -o Dir::Etc::SourceParts="$sources/sources.list.d" update 2>&1); then
     echo "The package sources do not work with $2 in place of $1; nothing was changed. $said" >&2
     exit 1

@@ -7,4 +7,4 @@ for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do
         mv "$list.disabled" "$list"
     fi
 done
-apt-get --quiet -o DPkg::Lock::Timeout=300 update
+apt-get --quiet -o DPkg::Lock::Timeout=900 update
