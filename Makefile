@@ -123,7 +123,7 @@ unit-simulator: app/.venv/.done
 unit-app: app/.venv/.done
 	@sandbox/bootstrap.sh packages nodejs redis-tools
 	@$(call say,Unit tests of the bot)
-	cd app && .venv/bin/python -m pytest --cov --cov-report=term:skip-covered
+	cd app && .venv/bin/python -m pytest --numprocesses=3 --dist=loadfile --cov --cov-report=term:skip-covered
 
 .PHONY: molecule
 molecule: setup ## every Molecule scenario but the long ones, or one with ROLE=nginx

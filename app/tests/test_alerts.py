@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from .conftest import Reply, ScriptedServer, free_port
 ROBOT = "/robot/send"
 FEISHU = "/open-apis/im/v1/messages"
 FEISHU_TOKEN = "/open-apis/auth/v3/tenant_access_token/internal"
-TOKEN = secrets.token_urlsafe(16)
+TOKEN = "token-of-the-alerts"
 
 Node = Callable[..., TestResponse]
 
