@@ -126,7 +126,7 @@ unit-app: app/.venv/.done
 	cd app && .venv/bin/python -m pytest --numprocesses=3 --dist=loadfile --cov --cov-report=term:skip-covered
 
 .PHONY: molecule
-molecule: setup ## every Molecule scenario but the long ones, or one with ROLE=nginx
+molecule: setup app/.venv/.done ## every Molecule scenario but the long ones, or one with ROLE=nginx
 	@$(call say,Molecule: $(or $(ROLE),all scenarios))
 	$(if $(ROLE),molecule test -s $(ROLE),@molecule/run.sh)
 

@@ -359,14 +359,27 @@ def test_a_slip_is_told_from_a_foreign_name(slip: str, meant: str, root: Path) -
     assert f"did you mean {meant}" in str(*checks.findings)
 
 
+def test_a_redis_of_somebody_else_takes_the_place_of_the_group(preflight: Run) -> None:
+    without = GOOD_HOSTS.replace("    redis: {hosts: {redis1: {ansible_host: 192.0.2.21}}}\n", "")
+    elsewhere = GOOD_VARS + "site_redis_host: redis.example.com\nclawdbot_redis_tls: true\n"
+    done = preflight(without, elsewhere)
+    assert done.returncode == 0, done.stdout
+    both = preflight(GOOD_HOSTS, elsewhere)
+    assert both.returncode != 0
+    assert "redis: the bot would use redis.example.com (site_redis_host)" in both.stdout
+
+
+def test_three_servers_of_redis_pass(preflight: Run) -> None:
+    three = "redis1: {ansible_host: 192.0.2.21}, redis2: {ansible_host: 192.0.2.22}, redis3: {ansible_host: 192.0.2.23}"
+    done = preflight(GOOD_HOSTS.replace("redis1: {ansible_host: 192.0.2.21}", three))
+    assert done.returncode == 0, done.stdout
+
+
 def test_two_redis_hosts_are_refused_whichever_is_first(preflight: Run) -> None:
     two = GOOD_HOSTS.replace("redis1: {", "redis2: {ansible_host: 192.0.2.22}, redis1: {")
     done = preflight(two)
     assert done.returncode != 0
-    assert (
-        "hosts.yml:9: redis: the group has 2 hosts (redis2, redis1), but one keeps queue and conversations"
-        in done.stdout
-    )
+    assert "hosts.yml:9: redis: the group has 2 hosts (redis2, redis1), which cannot agree on who leads" in done.stdout
 
 
 @pytest.mark.parametrize("limit", ["app2", "app*", "redis", "@RETRY", "all:!app1"])

@@ -37,6 +37,9 @@ from cryptography.hazmat.primitives import serialization
 #: Groups of an installation, and whether it can do without them.
 GROUPS = {"clawdbot": True, "redis": True, "loadbalancer": False, "monitoring": False}
 
+#: Servers of Redis that survive the death of none of them.
+TOO_FEW_TO_AGREE = 2
+
 #: Roles whose required variables have to come from the inventory, and the group they concern ("" = every host).
 #: The other roles get their required variables from the plays.
 REQUIRED_OF = {"site": ""}
@@ -549,7 +552,9 @@ class Preflight:
         inventory = str(relative(self.sources.roots[0])) if self.sources.roots else "inventory"
         for group in self.group_names.keys() - GROUPS.keys():
             self.add("site_group_names", f"there is no group {group!r} to rename; ours are {', '.join(GROUPS)}")
-        for group, needed in GROUPS.items():
+        elsewhere = {text(variables, "site_redis_host") for variables in self.hosts.values()} - {""}
+        for group, always in GROUPS.items():
+            needed = always and not (group == "redis" and elsewhere)
             name = self.group_names.get(group, group)
             if group not in self.groups:
                 if group in self.group_names and name:
@@ -565,11 +570,14 @@ class Preflight:
             if variables.get("site_group_names", {}) != self.group_names:
                 self.add("site_group_names", "has to be the same for all hosts; write it into group_vars/all", host)
         several = self.groups.get("redis", [])
-        if len(several) > 1:
+        if several and elsewhere:
+            cure = f"the bot would use {', '.join(sorted(elsewhere))} (site_redis_host); take one of the two out"
+            self.add(self.group_names.get("redis", "redis"), cure)
+        if len(several) == TOO_FEW_TO_AGREE:
             self.add(
                 self.group_names.get("redis", "redis"),
-                f"the group has {len(several)} hosts ({', '.join(several)}), but one keeps queue and conversations, "
-                "and nothing copies them to another; leave that one",
+                f"the group has 2 hosts ({', '.join(several)}), which cannot agree on who leads when one is silent; "
+                "write one, or three, of which any one may die",
             )
 
     def mention_near(self, group: str) -> None:

@@ -193,7 +193,8 @@ def site_firewall(
         if users == "any":
             sources = ["any"]
         else:
-            sources = site_addresses((user for group in users for user in groups.get(group, [])), hostvars)
+            members = dict.fromkeys(user for group in users for user in groups.get(group, []))
+            sources = site_addresses(members, hostvars)
         if sources:
             former = (hostvars[host].get("site_former") or {}).get(service.get("agreed"), [])
             ports = [int(port) for port in (service["port"], *service.get("former", []), *former)]

@@ -128,6 +128,18 @@ def _redis_stores(enabled: int = 1, write: int = 1, rewrite: int = 1) -> Series:
     }
 
 
+def _group(roles: Sequence[str], copies: int, *, down: int = 0) -> Series:
+    """Servers of Redis that stand in for each other; ``down`` of them are gone with their hosts."""
+    found: Series = {f'up{{job="redis",instance="redis{number}"}}': "1x30" for number, _ in enumerate(roles)}
+    found |= {f'up{{job="redis",instance="gone{number}"}}': "0x30" for number in range(down)}
+    for number, role in enumerate(roles):
+        found[f'redis_up{{instance="redis{number}"}}'] = "1x30"
+        found[f'redis_instance_info{{instance="redis{number}",role="{role}"}}'] = "1x30"
+        count = copies if role == "master" else 0
+        found[f'redis_connected_slaves{{instance="redis{number}"}}'] = f"{count}x30"
+    return found
+
+
 def _up(job: str, value: int) -> Series:
     return {f'up{{job="{job}",instance="app1"}}': f"{value}x30"}
 
@@ -374,6 +386,47 @@ CASES = [
         "full",
         steps=0,
         start=1,
+    ),
+    Case(
+        "RedisDown",
+        {f'redis_up{{instance="redis{number}"}}': f"{number}x30" for number in range(2)},
+        [{f'redis_up{{instance="redis{number}"}}': f"{int(number > 0)}x30" for number in range(3)}],
+        {"instance": "redis0"},
+        "down",
+        steps=1,
+    ),
+    Case(
+        "RedisRedundancyLost",
+        _group(["master", "slave"], 1, down=1),
+        [_group(["master", "slave", "slave"], 2), _group(["master"], 0), _group(["master"], 0, down=2)],
+        {},
+        "1 missing",
+        steps=1,
+    ),
+    Case(
+        "RedisRedundancyLost",
+        _group(["master", "slave", "slave"], 1),
+        [_group(["master", "slave", "slave"], 2)],
+        {},
+        "1 missing",
+        steps=1,
+    ),
+    Case(
+        "RedisSplit",
+        _group(["master", "master", "slave"], 2),
+        [_group(["master", "slave", "slave"], 2)],
+        {},
+        "2 lead",
+        steps=1,
+    ),
+    _gauge(
+        "RedisReplicationLag",
+        'redis_connected_slave_lag_seconds{instance="redis0",slave_ip="10.0.0.2"}',
+        11,
+        9,
+        {"slave_ip": "10.0.0.2"},
+        "11 s",
+        steps=1,
     ),
     _gauge(
         "SpoolStuck",
