@@ -79,7 +79,7 @@ demo-down: .venv/.done ## remove all that `make demo` made, and nothing else
 .PHONY: logs
 logs: .venv/.done ## show the newest lines of the bot's logs on every sandbox node
 	@ansible clawdbot -i "$(INVENTORY)" -b -m ansible.builtin.shell -e ansible_port=2222 \
-	    -a 'tail -n 20 /opt/clawdbot/logs/error.log; journalctl -u clawdbot -u clawdbot-worker -n 20 --no-pager'
+	    -a 'tail -n 20 /opt/clawdbot/logs/error.log; journalctl -u clawdbot -u clawdbot-worker -u clawdbot-receiver -n 20 --no-pager'
 
 # --- Test ----------------------------------------------------------------------------------------
 .PHONY: test

@@ -36,6 +36,8 @@ VALUES: dict[str, Any] = {
     "clawdbot_dingtalk_allow_users": ["alice", "它's"],
     "clawdbot_dingtalk_allow_conversations": ["cid1"],
     "clawdbot_dingtalk_card_calls": 10,
+    "clawdbot_dingtalk_intake": "stream",
+    "clawdbot_feishu_intake": "connection",
     "clawdbot_feishu_allow_users": ["ou_1"],
     "clawdbot_feishu_allow_conversations": ["oc_1"],
     "clawdbot_alerts_former": {"token": "it's old", "until": datetime.date(2199, 1, 31)},
@@ -176,6 +178,7 @@ def test_what_the_bot_reads_is_what_the_role_sets(app: Any, tmp_path: Path, monk
     assert settings.dingtalk.access.users == ("alice", "它's")
     assert settings.dingtalk.access.conversations == ("cid1",)
     assert (settings.dingtalk.card_calls, settings.feishu.cards, settings.model.show_reasoning) == (10, False, True)
+    assert settings.connected() == ["dingtalk", "feishu"]
     assert settings.feishu.access.users == ("ou_1",)
     assert settings.feishu.access.conversations == ("oc_1",)
     voice = settings.bot.voice("feishu", "oc_1", "ou_1")

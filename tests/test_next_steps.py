@@ -60,3 +60,15 @@ def test_the_printed_urls_are_those_that_the_certificate_allows(
     for line in (f"The bot answers at {url} ", f"  {url}/api/dingtalk/callback", f"  {url}/api/feishu/callback"):
         assert line in said
     assert ("Without a certificate that the platforms accept" in said) == url.startswith("http:")
+
+
+def test_where_the_bot_connects_itself_no_url_is_printed(root: Path, tmp_path: Path) -> None:
+    chosen = {"clawdbot_dingtalk_intake": "stream", "clawdbot_feishu_intake": "connection"}
+    said = shown(root, tmp_path, **chosen, clawdbot_dingtalk_app_key="d", clawdbot_feishu_app_id="cli_1")
+    for line in (
+        "The bot is connected to its platforms (2 node(s)); nobody has to reach it from outside.",
+        "DingTalk console > your app > Robot > message receiving mode: Stream",
+        "Feishu console > your app > Events & callbacks > subscription mode: long connection",
+    ):
+        assert line in said
+    assert "/callback" not in said

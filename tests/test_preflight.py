@@ -646,7 +646,17 @@ def test_a_secret_is_never_shown(preflight: Run) -> None:
     assert "hunter2" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["single", "cluster"])
+def test_an_intake_is_one_that_the_platform_has(preflight: Run) -> None:
+    done = preflight(variables=f"{GOOD_VARS}clawdbot_dingtalk_intake: connection\nclawdbot_feishu_intake: stream\n")
+    assert done.returncode != 0
+    for expected in (
+        "main.yml:7: clawdbot_dingtalk_intake: value of clawdbot_dingtalk_intake must be one of: http, stream",
+        "main.yml:8: clawdbot_feishu_intake: value of clawdbot_feishu_intake must be one of: http, connection",
+    ):
+        assert expected in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["single", "cluster", "office"])
 def test_an_example_inventory_passes_once_its_secrets_are_filled_in(name: str, root: Path, tmp_path: Path) -> None:
     inventory = tmp_path / name
     shutil.copytree(root / "inventories" / name, inventory, ignore=shutil.ignore_patterns("secrets.yml"))

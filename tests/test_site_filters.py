@@ -129,6 +129,16 @@ def unheard(mon1: Mapping[str, object], app2: Mapping[str, object]) -> str:
     return site.site_unheard(WATCHED, {"app1": {}, "app2": app2, "mon1": mon1})
 
 
+def test_a_platform_that_calls_one_node_back_has_to_reach_it() -> None:
+    ding, lark = {"clawdbot_dingtalk_app_key": "d"}, {"clawdbot_feishu_app_id": "f"}
+    stream, connection = {"clawdbot_dingtalk_intake": "stream"}, {"clawdbot_feishu_intake": "connection"}
+    nodes = {"app1": ding | stream | lark | connection, "app2": ding | lark | connection, "app3": stream}
+    assert site.site_intakes(["app1"], nodes) == {"dingtalk": "stream", "feishu": "connection"}
+    assert site.site_intakes(["app1", "app2"], nodes) == {"dingtalk": "http", "feishu": "connection"}
+    assert site.site_intakes(["app2", "app1"], nodes) == {"dingtalk": "http", "feishu": "connection"}
+    assert site.site_intakes(["app3"], nodes) == {}
+
+
 def test_only_nodes_with_a_chat_are_told_of_alerts() -> None:
     robots = {
         "app1": {"clawdbot_dingtalk_access_token": "t"},

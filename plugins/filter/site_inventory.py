@@ -290,6 +290,19 @@ def site_alert_nodes(nodes: Iterable[str], hostvars: HostVars) -> list[str]:
     return [node for node in nodes if has_chat(hostvars[node])]
 
 
+def site_intakes(nodes: Iterable[str], hostvars: HostVars) -> dict[str, str]:
+    """How the messages of the platforms of ``nodes`` come; ``http`` if those of one node do so."""
+    found: dict[str, str] = {}
+    for platform, name in (("dingtalk", "app_key"), ("feishu", "app_id")):
+        for variables in (hostvars[node] for node in nodes):
+            try:
+                if variables.get(f"clawdbot_{platform}_{name}") and found.get(platform) != "http":
+                    found[platform] = str(variables.get(f"clawdbot_{platform}_intake") or "http")
+            except UndefinedError:  # likewise
+                found[platform] = "http"
+    return found
+
+
 def site_unheard(groups: Mapping[str, list[str]], hostvars: HostVars) -> str:
     """What to write so that alerts reach somebody; empty where they do, and where nothing watches."""
     if not groups["monitoring"]:
@@ -353,6 +366,7 @@ class FilterModule:
             "site_members": site_members,
             "site_certificate": site_certificate,
             "site_alert_nodes": site_alert_nodes,
+            "site_intakes": site_intakes,
             "site_unheard": site_unheard,
             "site_url": site_url,
             "site_batch": site_batch,

@@ -93,6 +93,10 @@ def _callbacks(result: str) -> str:
     return f'clawdbot_callbacks_total{{instance="app1",platform="dingtalk",result="{result}"}}'
 
 
+def _connected(bot: str, platform: str) -> str:
+    return f'clawdbot_receivers_connected{{instance="{bot}",platform="{platform}"}}'
+
+
 def _spool(reason: str) -> str:
     return f'clawdbot_spool_hand_over_failures_total{{instance="app1",reason="{reason}"}}'
 
@@ -427,6 +431,18 @@ CASES = [
         {"slave_ip": "10.0.0.2"},
         "11 s",
         steps=1,
+    ),
+    Case(
+        "NobodyConnected",
+        {
+            _connected("app1", "dingtalk"): "0x30",
+            _connected("app2", "dingtalk"): "0x30",
+            _connected("app1", "feishu"): "1x30",
+        },
+        [{_connected("app1", "dingtalk"): "0x30", _connected("app2", "dingtalk"): "1x30"}, {}],
+        {"platform": "dingtalk"},
+        "0",
+        steps=2,
     ),
     _gauge(
         "SpoolStuck",
