@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 import requests
+from clawdbot import receiver
 from clawdbot.config import Settings
 from clawdbot.connected import Connected
 from clawdbot.http import Http
@@ -28,6 +29,7 @@ from clawdbot.receiver import Connections
 from clawdbot_simulator.load import Plan
 from clawdbot_simulator.server import running
 from clawdbot_simulator.users import DingTalk, Feishu, Question
+from websockets.exceptions import WebSocketException
 
 from .conftest import eventually
 from .site import APP, Site, site
@@ -207,15 +209,15 @@ def test_what_was_received_is_finished(settings: Settings, client: redis.Redis) 
             settings.dingtalk, app_key=app.app_key, app_secret=app.app_secret, api_base_url=sim.config.public_url
         )
         ingress: Any = Slow()
-        receiver = Connections([DingTalkStream(config, Http(), OwnNotes())], ingress, Connected(client), "receiver")
-        thread = threading.Thread(target=receiver.run)
+        connections = Connections([DingTalkStream(config, Http(), OwnNotes())], ingress, Connected(client), "receiver")
+        thread = threading.Thread(target=connections.run)
         thread.start()
         sent: list[dict[str, Any]] = []
         question = DingTalk(sim.config).text("Li", "hello")
         pusher = threading.Thread(target=lambda: sent.append(sim.push(question, again=30, wait=30)))
         pusher.start()
         assert ingress.taking.wait(30)
-        receiver.stop()
+        connections.stop()
         time.sleep(2)
         assert (len(sim.connections()), sent) == (1, [])
         ingress.may_end.set()
@@ -283,6 +285,29 @@ def test_a_platform_that_refuses_us_is_asked_again(tmp_path: Path) -> None:
         connected(node, 1)
         reasons = [line["reason"] for line in node.log("error") if line.get("outcome") == "refused"]
         assert reasons == ["dingtalk: connections/open answered 401 authFailed"] * 2
+
+
+def test_connections_go_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows the host name: only a proxy can lead there, which does not want to."""
+    asked: list[bytes] = []
+
+    def refuse(listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        with client:
+            asked.append(client.recv(4096))
+            client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=[listener])
+        thread.start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(WebSocketException), receiver._connect("wss://nowhere.test/x?ticket=t"):
+            pass
+        thread.join()
+    [request] = asked
+    assert request.startswith(b"CONNECT nowhere.test:443 HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic " in request
+    assert b"ticket" not in request
 
 
 def test_systemd_is_told_when_there_are_connections(tmp_path: Path) -> None:
