@@ -29,15 +29,23 @@ def _trusted(value: Any) -> Any:
     return trust_as_template(value) if isinstance(value, str) else value
 
 
-def render(role: str, name: str, **variables: Any) -> str:
-    """A template of a role, with its defaults and what is given."""
+def _templar(role: str, **variables: Any) -> Templar:
     _plugins()
     said: dict[str, Any] = {}
     for file in ("defaults", "vars"):
         if (path := ROOT / f"roles/{role}/{file}/main.yml").exists():
             said |= yaml.safe_load(path.read_text("utf-8"))
-    templar = Templar(loader=DataLoader(), variables={"ansible_managed": "managed"} | _trusted(said) | variables)
+    return Templar(loader=DataLoader(), variables={"ansible_managed": "managed"} | _trusted(said) | variables)
+
+
+def evaluate(role: str, expression: str, **variables: Any) -> Any:
+    """What an expression is worth in a role, with its defaults and what is given."""
+    return _templar(role, **variables).template(trust_as_template(f"{{{{ {expression} }}}}"))
+
+
+def render(role: str, name: str, **variables: Any) -> str:
+    """A template of a role, with its defaults and what is given."""
     templates = ROOT / f"roles/{role}/templates"
-    templar = templar.copy_with_new_env(searchpath=[str(templates)])
+    templar = _templar(role, **variables).copy_with_new_env(searchpath=[str(templates)])
     text = trust_as_template((templates / f"{name}.j2").read_text("utf-8"))
     return str(templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True}))

@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
-from ansible.template import Templar, trust_as_template
+from rendering import evaluate, render
 
-ROLE = Path(__file__).resolve().parents[1] / "roles/clawdbot"
 UNITS = ("clawdbot.service", "clawdbot-worker.service", "clawdbot-receiver.service")
 RECEIVER = "clawdbot-receiver.service"
 # What the tasks register.
@@ -31,22 +27,9 @@ esac
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def plugins() -> None:
-    init_plugin_loader([])
-
-
-def rendered(template: str, **variables: Any) -> str:
+def rendered(name: str, **variables: Any) -> str:
     """A template of the role as its tasks write it."""
-    values = {"ansible_managed": "managed"}
-    for name in ("defaults", "vars"):
-        values |= yaml.safe_load((ROLE / name / "main.yml").read_text("utf-8"))
-    values |= REGISTERED | variables
-    marked = {name: trust_as_template(value) if isinstance(value, str) else value for name, value in values.items()}
-    marked["__clawdbot_container"] = [trust_as_template(part) for part in values["__clawdbot_container"]]
-    templar = Templar(loader=DataLoader(), variables=marked).copy_with_new_env(searchpath=[str(ROLE / "templates")])
-    text = trust_as_template((ROLE / "templates" / f"{template}.j2").read_text("utf-8"))
-    return str(templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True}))
+    return render("clawdbot", name, **(REGISTERED | variables))
 
 
 @pytest.mark.parametrize(
@@ -60,11 +43,7 @@ def rendered(template: str, **variables: Any) -> str:
     ],
 )
 def test_there_is_a_receiver_where_a_platform_wants_one(variables: dict[str, str], services: int) -> None:
-    values = yaml.safe_load((ROLE / "defaults/main.yml").read_text("utf-8"))
-    values |= yaml.safe_load((ROLE / "vars/main.yml").read_text("utf-8")) | variables
-    marked = {name: trust_as_template(value) if isinstance(value, str) else value for name, value in values.items()}
-    found = Templar(loader=DataLoader(), variables=marked).template(trust_as_template("{{ __clawdbot_services }}"))
-    assert found == list(UNITS[:services])
+    assert evaluate("clawdbot", "__clawdbot_services", **variables) == list(UNITS[:services])
 
 
 @pytest.mark.parametrize("runtime", ["systemd", "docker"])
