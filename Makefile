@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 ROLE ?=
 INVENTORY ?= inventories/sandbox
 PLAY := ansible-playbook -i "$(INVENTORY)"
-SHELL_SCRIPTS := $(shell git ls-files '*.sh' .ci/run 2>/dev/null)
+SHELL_SCRIPTS := $(shell git grep -nIE '^\#!.*sh$$' -- ':!*.j2' 2>/dev/null | sed -n 's/:1:.*//p')
 
 .PHONY: help
 help: ## list the targets
