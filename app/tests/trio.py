@@ -91,7 +91,7 @@ class Trio:
             f"sentinel monitor {NAME} 127.0.0.1 {self.ports[0]} 2\n"
             f"sentinel auth-pass {NAME} {PASSWORD}\n"
             f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}\n"
-            f"sentinel failover-timeout {NAME} 10000\n",
+            f"sentinel failover-timeout {NAME} 5000\n",
             "utf-8",
         )
         self._spawn(f"sentinel{number}", ["redis-sentinel", str(path)])
