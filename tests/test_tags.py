@@ -186,4 +186,4 @@ def test_a_turn_of_a_node_is_whole_with_the_bots_tag() -> None:
     reached = {(leaf.role, leaf.file) for leaf in LEAVES if leaf.runs("clawdbot_configure")}
     assert {("loadbalancer", "member.yml"), ("loadbalancer", "drained.yml"), ("clawdbot", "start.yml")} <= reached
     assert ("", "roll.yml") in reached
-    assert "Take a copy" in {leaf.name for leaf in LEAVES if leaf.runs("clawdbot")}
+    assert "backup" in {leaf.role for leaf in LEAVES if leaf.runs("clawdbot")}

@@ -134,8 +134,8 @@ def test_the_first_one_keeps_the_data_only(site: Installation) -> None:
     assert site.members() == ["two"]
     first, second = site.on("one"), site.on("two")
     assert units(first) == {
-        *("clawdbot-backup.timer", "redis-server.service"),
-        *("prometheus-node-exporter.service", "prometheus-redis-exporter.service"),
+        *(f"clawdbot-backup{name}.timer" for name in ("", "@often", "@drill")),
+        *("redis-server.service", "prometheus-node-exporter.service", "prometheus-redis-exporter.service"),
         *{unit for unit in units(first) if unit.startswith("prometheus-node-exporter-")},  # timers of its package
     }
     assert ports(first) == {2222, 6379, 9100, 9121}
