@@ -14,12 +14,13 @@ former=/etc/systemd/system/clawdbot-redis-former
 ask() { /usr/local/sbin/clawdbot-redis "$@"; }
 
 keys() {
-    local waited
-    for waited in $(seq 120); do
-        ask dbsize 2>/dev/null | { grep -xE '[0-9]+' && return; } || sleep 0.5
+    local said
+    for _ in $(seq 120); do
+        said=$(ask dbsize 2>/dev/null) && [[ $said =~ ^[0-9]+$ ]] && echo "$said" && return
+        sleep 0.5
     done
     echo "Redis does not answer; look into 'journalctl -u redis-server'" >&2
-    return "$waited"
+    return 1
 }
 
 case $1 in
