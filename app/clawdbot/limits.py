@@ -31,6 +31,12 @@ def jittered(seconds: float) -> float:
     return seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # spreads load, protects nothing
 
 
+def backoff(failures: int, first: float, longest: float) -> float:
+    """Return seconds to wait after ``failures`` more in a row: ``first``, doubled by each, at most ``longest``."""
+    # As an exponent, a number without a bound would overflow.
+    return min(longest, first * 2.0 ** min(failures, 16))
+
+
 class Limits(Protocol):
     """Who may go on, and when."""
 

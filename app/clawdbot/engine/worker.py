@@ -23,7 +23,7 @@ from clawdbot.engine.failures import Failure, Verdict, judge
 from clawdbot.engine.patience import Patience
 from clawdbot.engine.queue import Begun, DeadLetter, Hold, Lease, Queue
 from clawdbot.errors import Final, LeaseLost, Retry
-from clawdbot.limits import jittered
+from clawdbot.limits import backoff, jittered
 from clawdbot.message import Message, Unreadable
 
 log = logging.getLogger(__name__)
@@ -285,10 +285,9 @@ class Worker:
     def _wait(self, lease: Lease, begun: Begun, message: Message, hold: Hold, failure: Failure, *, told: bool) -> None:
         """Let the conversation wait, but not longer than until the message is to be given up."""
         knock = failure.verdict is Verdict.KNOCK
-        # As an exponent, a number without a bound would overflow.
-        backoff = FIRST_BACKOFF if knock else min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(begun.failures, 16))
+        pause = FIRST_BACKOFF if knock else backoff(begun.failures, FIRST_BACKOFF, LONGEST_BACKOFF)
         asked = failure.after or 0.0
-        wait = min(LONGEST_WAIT, max(jittered(backoff), jittered(asked) if knock else asked))
+        wait = min(LONGEST_WAIT, max(jittered(pause), jittered(asked) if knock else asked))
         wait = min(wait, max(FIRST_BACKOFF, self._give_up_seconds - begun.age))
         if told and begun.age + wait > PATIENCE_SECONDS:
             self._ask_for_patience(message, hold)

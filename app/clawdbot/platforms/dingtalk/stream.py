@@ -17,7 +17,7 @@ from clawdbot.config import DingTalkConfig
 from clawdbot.errors import Final, Refusal, Retry
 from clawdbot.former import Uses
 from clawdbot.http import Http, TransportError
-from clawdbot.limits import jittered
+from clawdbot.limits import backoff, jittered
 from clawdbot.notes import Notes
 from clawdbot.platforms import base
 from clawdbot.platforms.base import Arrival, Received
@@ -49,8 +49,7 @@ class DingTalkStream:
 
     def pause(self, failures: int) -> float:
         """DingTalk asks for none."""
-        # As an exponent, a number without a bound would overflow.
-        return jittered(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures, 16)))
+        return jittered(backoff(failures, FIRST_PAUSE, LONGEST_PAUSE))
 
     def _open_with(self, app_secret: str) -> DingTalkSession:
         body = {

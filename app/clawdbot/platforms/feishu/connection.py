@@ -21,7 +21,7 @@ from clawdbot.config import FeishuConfig
 from clawdbot.errors import Final, Refusal, Retry
 from clawdbot.former import Uses
 from clawdbot.http import Http, TransportError
-from clawdbot.limits import jittered
+from clawdbot.limits import backoff, jittered
 from clawdbot.notes import Notes
 from clawdbot.platforms import base
 from clawdbot.platforms.base import Arrival, Received
@@ -89,8 +89,7 @@ class FeishuConnection:
     def pause(self, failures: int) -> float:
         """As Feishu wishes."""
         if self._manner.interval is None:
-            # As an exponent, a number without a bound would overflow.
-            return jittered(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures, 16)))
+            return jittered(backoff(failures, FIRST_PAUSE, LONGEST_PAUSE))
         if failures == 0:
             return random.uniform(0, self._manner.nonce)  # noqa: S311  # spreads load, protects nothing
         return self._manner.interval
