@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rendering
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
-from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[1]
 ROLE = ROOT / "roles/clawdbot"
@@ -66,12 +64,6 @@ VALUES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def plugins() -> None:
-    """The templates look variables up by name."""
-    init_plugin_loader([])
-
-
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The bot's package `config`, which needs nothing that the controller lacks."""
@@ -103,19 +95,9 @@ def everything_set() -> dict[str, Any]:
 
 def render(folder: Path, **variables: Any) -> None:
     """Write the six files as the role does."""
-    marked = {
-        name: trust_as_template(value) if isinstance(value, str) else value
-        for name, value in (defaults() | yaml.safe_load((ROLE / "vars/main.yml").read_text("utf-8"))).items()
-    }
-    templar = Templar(loader=DataLoader(), variables={"ansible_managed": "managed"} | marked | variables)
-    templar = templar.copy_with_new_env(searchpath=[str(ROLE / "templates")])
     folder.mkdir(exist_ok=True)
     for name in FILES:
-        text = (ROLE / "templates" / f"{name}.j2").read_text("utf-8")
-        options = {"trim_blocks": True}
-        (folder / name).write_text(
-            str(templar.template(trust_as_template(text), escape_backslashes=False, overrides=options)), "utf-8"
-        )
+        (folder / name).write_text(rendering.render("clawdbot", name, **variables), "utf-8")
 
 
 def environment(folder: Path) -> dict[str, str]:
