@@ -6,8 +6,10 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
+import os
 import secrets
 import shutil
 import socket
@@ -42,11 +44,25 @@ def vectors(name: str) -> dict[str, Any]:
     return data
 
 
+def _ports() -> Iterator[int]:
+    """Ports below those the kernel gives to connections, another part of them for each process of the tests."""
+    size = 2000
+    first = 20_000 + size * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    begin = secrets.randbelow(size)  # another run on this machine begins elsewhere
+    return (first + step % size for step in itertools.count(begin))
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody listens on and no other caller gets; the kernel would give one twice."""
+
+    def is_free(port: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) != 0
+
+    return next(filter(is_free, _PORTS))
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
