@@ -273,10 +273,10 @@ def finish(
             # An attempt before may have shown it, or have died right before.
             sender.cards.post(message, card.id, content, card.turn, again=True)
             card = cards.turn(message, hold, seen=True) or card
-        sender.cards.finish(card.id, content, card.turn, folded)
+        sender.cards.finish(message, card.id, content, card.turn, folded)
     except Final as error:
         with contextlib.suppress(Final, Retry):
-            sender.cards.finish(card.id, below, card.turn + 1, None)
+            sender.cards.finish(message, card.id, below, card.turn + 1, None)
         cards.forget(message)
         fields = {"message_key": message.key, "reason": str(error)}
         log.warning("a card could not be finished, so the answer is a message", extra={"fields": fields})

@@ -98,7 +98,8 @@ class Chat:
                 answer = self._decide(platform, message, first=first)
                 if answer is None:
                     thinking = self._say(message, texts.THINKING)
-                    with patience, self._cards.grow(platform, message, hold, thinking) as growing:
+                    card = self._cards.grow(platform, self._mentioning(message), hold, thinking)
+                    with patience, card as growing:
                         answer = self._ask(platform, message, growing)
                 hold.keep(message, answer)
             if answer.text:
@@ -375,12 +376,11 @@ class Chat:
         if before == SENT:
             return
         hold.check()
+        if part in {FIRST, APOLOGY}:
+            message = self._mentioning(message)
         if self._on_card(platform, message, part, content, hold, thoughts):
             return
         mark = self._sent.mark(message, part, hold.fence, before)
-        voice = self._voice(self._live.now(), message)
-        if part == FIRST and message.group and voice.mention:
-            message = dataclasses.replace(message, route={**message.route, MENTION: True})
         try:
             with http.asking_before_writing(hold.check):
                 platform.send(message, part, content, mark)
@@ -399,6 +399,12 @@ class Chat:
             mark.close()
             raise
         mark.sure()
+
+    def _mentioning(self, message: Message) -> Message:
+        """Return ``message`` such that its answer mentions who asked, where that is the rule."""
+        if not message.group or not self._voice(self._live.now(), message).mention:
+            return message
+        return dataclasses.replace(message, route={**message.route, MENTION: True})
 
     def _on_card(self, platform: Sender, message: Message, part: str, content: str, hold: Hold, thoughts: str) -> bool:
         """Let the card end with the beginning of the answer, or with the apology that comes instead of one."""

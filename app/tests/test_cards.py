@@ -13,10 +13,12 @@ import pytest
 import requests
 from clawdbot import calls, signs, texts
 from clawdbot.cards import off_key
+from clawdbot.config.live import LOOK_SECONDS
 from clawdbot.platforms.base import Pace
 from clawdbot.platforms.dingtalk.cards import UPDATE_RATE
 from clawdbot.platforms.dingtalk.client import EMOTION
 from clawdbot.platforms.feishu.client import REACTION
+from clawdbot_simulator.identity import dingtalk_user, feishu_user
 from clawdbot_simulator.load import Plan
 from clawdbot_simulator.records import Record
 from clawdbot_simulator.users import DingTalk, Feishu, Question
@@ -335,6 +337,68 @@ def test_near_the_quota_answers_are_messages(bot: Site) -> None:
         assert card(bot, question)["text"] == WORDS
     finally:
         reconfigure(bot)
+
+
+# Quotes and mentions
+
+
+@BOTH
+def test_what_grew_on_a_card_can_be_asked_about(bot: Site, platform: str) -> None:
+    """In a group, where no permission to read everybody's messages is given."""
+    if platform == "feishu":
+        bot.control.add_fault("feishu.message", "error", status=400, body={"code": 230027, "msg": "no permission"})
+    bot.control.set_model_answer(WORDS, before=0.6)
+    question = ask(bot, platform, group="team")
+    assert answers(bot, question) == [WORDS]
+    [said] = bot.control.messages()
+    bot.control.set_model_answer("Because.")
+    ask(bot, platform, "why?", group="team", quotes=said)
+    eventually(lambda: bot.control.messages()[1:])
+    assert bot.control.records(kind="model")[-1].text == f"> {WORDS}\n\nwhy?"
+
+
+def test_a_card_that_nobody_remembers_is_looked_up(bot: Site) -> None:
+    bot.control.set_model_answer(WORDS, before=0.6)
+    question = ask(bot)
+    assert answers(bot, question) == [WORDS]
+    [said] = bot.control.messages()
+    client = bot.queue().client
+    for name in client.scan_iter("clawdbot:cache:said:*"):
+        client.delete(name)
+    second = ask(bot, "feishu", "why?", quotes=said)
+    answers(bot, second)
+    assert bot.control.records(kind="model")[-1].text == f"> {WORDS}\n\nwhy?"
+    assert bot.control.records(kind="lookup", endpoint="feishu.message")
+
+
+@BOTH
+def test_a_quoted_picture_is_seen(bot: Site, platform: str) -> None:
+    users = DingTalk(bot.config) if platform == "dingtalk" else Feishu(bot.config)
+    picture = users.picture("Ann", "pic") if isinstance(users, DingTalk) else users.image("Ann", "pic")
+    bot.control.keep(picture)
+    answers(bot, ask(bot, platform, "what is it?", group="team", quotes=picture))
+    [asked] = bot.control.records(kind="model")
+    assert asked.text == "> (picture)\n\nwhat is it?"
+    assert len(asked.detail["images"]) == 1
+
+
+@BOTH
+def test_a_card_mentions_who_asked_where_that_is_the_rule(bot: Site, platform: str) -> None:
+    rules = bot.folder / "config/bot.yaml"
+    rules.write_text("everybody: {mention: true}\n", "utf-8")
+    time.sleep(LOOK_SECONDS + 0.5)
+    try:
+        bot.control.set_model_answer(WORDS, before=0.6, pace=PACE)
+        question = ask(bot, platform, group="team")
+        assert answers(bot, question) == [WORDS]
+        asker = (dingtalk_user if platform == "dingtalk" else feishu_user)(question.user)
+        assert {record.detail["asker"] for record in shown(bot, question)} == {asker}
+        alone = ask(bot, platform)
+        answers(bot, alone)
+        assert {record.detail["asker"] for record in shown(bot, alone)} == {""}
+    finally:
+        rules.unlink()
+        time.sleep(LOOK_SECONDS + 0.5)
 
 
 # What it costs

@@ -318,6 +318,15 @@ def test_quotes_in_all_their_forms(bot: Bot, replied: dict[str, Any], expected: 
     assert message.route["quote"] == expected
 
 
+@pytest.mark.parametrize(
+    "text", [{}, {"isReplyMsg": True}, {"isReplyMsg": True, "repliedMsg": {"msgType": "interactiveCard"}}]
+)
+def test_a_quoted_card_of_the_robot_has_the_key_of_its_delivery(bot: Bot, text: dict[str, Any]) -> None:
+    bot.robot(dingtalk_body(text={"content": "why?", **text}, originalProcessQueryKey="carrier"))
+    [message] = bot.queued()
+    assert message.route["quote"] == {"text": "", "images": [], "key": "carrier"}
+
+
 def test_quotes_are_bounded_and_only_there_if_there_is_one(bot: Bot) -> None:
     deep: Any = {"elementType": "TEXT", "value": "deep"}
     for _ in range(60):

@@ -33,6 +33,8 @@ TOKEN = "/v1.0/oauth2/accessToken"
 SINGLE = "/v1.0/robot/oToMessages/batchSend"
 GROUP = "/v1.0/robot/groupMessages/send"
 DOWNLOAD = "/v1.0/robot/messageFiles/download"
+DELIVER = "/v1.0/card/instances/createAndDeliver"
+STREAM = "/v1.0/card/streaming"
 OK = Reply({"errcode": 0, "errmsg": "ok"})
 
 
@@ -385,3 +387,42 @@ def test_quote_travels_with_the_message(ding: DingTalkSender, server: ScriptedSe
     found = ding.quoted(message(server, quote={"text": "one", "images": ["d", 5]}))
     assert found == Quote("one", (Attachment("m", "d"),))
     assert ding.quoted(message(server, quote={"text": "", "images": "odd"})) == Quote()
+
+
+def delivered(**found: Any) -> Reply:
+    return Reply({"success": True, "result": {"deliverResults": [{"success": True, **found}]}})
+
+
+def test_what_it_said_on_a_card_is_known_when_it_is_done(
+    settings: Settings, client: redis.Redis, ding: DingTalkSender, server: ScriptedServer
+) -> None:
+    """DingTalk sends along nothing of it but the key under which it was delivered."""
+    cards = make(settings, client, card_calls=5).cards
+    assert cards
+    server.on(DELIVER, delivered(carrierId="carrier"))
+    server.on(STREAM, Reply({"success": True, "result": True}))
+    cards.post(message(server), "card", "thinking", 1, again=False)
+    quoting = message(server, quote={"text": "", "images": [], "key": "carrier"})
+    assert ding.quoted(quoting) == Quote()
+    cards.finish(message(server), "card", "the **answer**", 2, None)
+    assert ding.quoted(quoting) == Quote("the **answer**")
+    stale = message(server, quote={"text": "thinking", "images": [], "key": "carrier"})
+    assert ding.quoted(stale) == Quote("the **answer**")
+    assert ding.quoted(message(server, quote={"text": "words", "images": [], "key": "other"})) == Quote("words")
+    assert ding.quoted(message(server, quote={"text": "", "images": [], "key": 5})) == Quote()
+
+
+def test_what_it_said_by_the_server_api_is_known(ding: DingTalkSender, server: ScriptedServer) -> None:
+    send(ding, message(server, lives_ms=0), "hello")
+    assert ding.quoted(message(server, quote={"text": "", "images": [], "key": "q"})) == Quote("hello")
+
+
+def test_the_asker_is_mentioned_on_a_card(settings: Settings, client: redis.Redis, server: ScriptedServer) -> None:
+    server.on(TOKEN, Reply({"accessToken": "t1", "expireIn": 7200}))
+    server.on(DELIVER, delivered())
+    cards = make(settings, client, card_calls=5).cards
+    assert cards
+    asking = dataclasses.replace(message(server, group=True, mention=True), sender_name="Li Lei")
+    for asker, expected in ((asking, {"staff": "Li Lei"}), (message(server, group=True), None)):
+        cards.post(asker, "card", "thinking", 1, again=False)
+        assert server.requests[-1].body["imGroupOpenDeliverModel"].get("atUserIds") == expected

@@ -18,6 +18,7 @@ from clawdbot.message import Message
 from clawdbot.notes import SharedNotes
 from clawdbot.platforms.base import Attachment, Quote, Services
 from clawdbot.platforms.feishu.client import FeishuSender, reply_uuid
+from clawdbot.platforms.feishu.content import UPDATE_CLIENT
 from clawdbot.sent import Mark
 
 from .conftest import Reply, ScriptedServer
@@ -28,6 +29,7 @@ SEND = "/open-apis/im/v1/messages"
 INFO = "/open-apis/bot/v3/info"
 USER = "/open-apis/contact/v3/users/ou_user"
 PICTURE = "/open-apis/im/v1/messages/om_1/resources/img_1"
+CARDS = "/open-apis/cardkit/v1/cards"
 OK = Reply({"code": 0, "msg": "success", "data": {}})
 
 
@@ -69,6 +71,22 @@ def test_the_asker_is_mentioned_and_nobody_else(lark: FeishuSender, server: Scri
     assert "<at id=ou_asker></at> **bold**" in json.dumps(json.loads(card))
     lark.send(message(**mentioning | {"sender": "ou_x></at><at id=all"}), "0", "hello", Mock(spec=Mark))
     assert "<at" not in server.requests[-1].body["content"]
+
+
+def test_the_asker_is_mentioned_on_a_card_as_long_as_it_is_there(lark: FeishuSender, server: ScriptedServer) -> None:
+    server.on(CARDS, Reply({"code": 0, "data": {"card_id": "7"}}))
+    server.on(f"{CARDS}/7", OK)
+    cards = lark.cards
+    assert cards
+    for asking, mentions in (
+        (message(group=True, sender="ou_asker", route={"mention": True}), 1),
+        (message(group=True, sender="ou_asker"), 0),
+    ):
+        cards.make(asking, "thinking")
+        cards.finish(asking, "7", "answer <at id=all></at>", 2, None)
+        made, done = server.requests[-2:]
+        for shown in (made.body["data"], done.body["card"]["data"]):
+            assert shown.count("<at id=ou_asker></at>") == shown.count("<at") == mentions
 
 
 def test_uuid_is_the_same_at_every_attempt_and_fits(lark: FeishuSender, server: ScriptedServer) -> None:
@@ -262,6 +280,14 @@ def item(kind: str, content: object, **more: object) -> dict[str, object]:
     return {"msg_type": kind, "body": {"content": json.dumps(content)}, **more}
 
 
+def card(words: str) -> dict[str, object]:
+    return {"schema": "2.0", "body": {"elements": [{"tag": "markdown", "content": words}]}}
+
+
+# What is there for clients that do not know cards of this kind.
+UPGRADE = {"title": None, "elements": [[{"tag": "img", "image_key": "i"}, {"tag": "text", "text": UPDATE_CLIENT}]]}
+
+
 @pytest.mark.parametrize(
     ("items", "text", "images"),
     [
@@ -282,7 +308,7 @@ def item(kind: str, content: object, **more: object) -> dict[str, object]:
             "t\none",
             ("i",),
         ),
-        ([item("interactive", {"body": {"elements": [{"tag": "markdown", "content": "**card**"}]}})], "**card**", ()),
+        ([item("interactive", card("**card**"))], "**card**", ()),
         ([item("interactive", {"title": "t", "elements": [[{"tag": "text", "text": "one"}]]})], "t\none", ()),
         (
             [
@@ -293,6 +319,9 @@ def item(kind: str, content: object, **more: object) -> dict[str, object]:
             "one\ntwo",
             (),
         ),
+        ([item("interactive", {**UPGRADE, "user_dsl": json.dumps(card("**new**"))})], "**new**", ()),
+        ([item("interactive", UPGRADE)], "", ()),
+        ([item("interactive", {"user_dsl": "["})], "", ()),
         ([item("audio", {"file_key": "f"})], "", ()),
         ([{"msg_type": "text", "deleted": True}], "", ()),
         ([item("image", {})], "", ()),
@@ -306,6 +335,31 @@ def test_quoted_message_is_looked_up(
     found = lark.quoted(message(**REPLYING))
     assert found == Quote(text, tuple(Attachment("om_parent", image) for image in images))
     assert lark.quoted(message()) is None
+    [asked] = [request for request in server.requests if request.path == PARENT]
+    assert asked.query == "card_msg_content_type=user_card_content", "cards as they were written"
+
+
+@pytest.mark.parametrize("words", ["hello", "**hello**"])
+def test_what_it_said_itself_needs_no_permission(lark: FeishuSender, server: ScriptedServer, words: str) -> None:
+    server.on(REPLY, Reply({"code": 0, "data": {"message_id": "om_parent"}}))
+    server.on(PARENT, Reply({"code": 230027}, 400))
+    send(lark, words)
+    assert lark.quoted(message(**REPLYING)) == Quote(words)
+    assert PARENT not in server.paths()
+
+
+def test_what_it_said_on_a_card_is_known_when_it_is_done(lark: FeishuSender, server: ScriptedServer) -> None:
+    server.on(REPLY, Reply({"code": 0, "data": {"message_id": "om_parent"}}))
+    server.on(CARDS, Reply({"code": 0, "data": {"card_id": "7"}}))
+    server.on(f"{CARDS}/7", OK)
+    server.on(PARENT, Reply({"code": 0, "data": {"items": [item("interactive", card("growing"))]}}))
+    cards = lark.cards
+    assert cards
+    assert cards.make(message(), "thinking") == "7"
+    cards.post(message(), "7", "thinking", 1, again=False)
+    assert lark.quoted(message(**REPLYING)) == Quote("growing")
+    cards.finish(message(), "7", "the **answer**", 2, None)
+    assert lark.quoted(message(**REPLYING)) == Quote("the **answer**")
 
 
 def test_quote_without_permission_or_with_trouble(lark: FeishuSender, server: ScriptedServer) -> None:

@@ -16,6 +16,8 @@ class Card:
     text: str
     conversation: str = ""
     answers: str = ""
+    name: str = ""  # of the message that shows it, where somebody quotes that
+    asker: str = ""  # who is mentioned
     folded: str = ""
     growing: bool = True
     done: bool = False
@@ -47,10 +49,10 @@ class Cards:
         with self.lock:
             return [card for card in self._cards.values() if card.conversation]
 
-    def show(self, card: Card, conversation: str, answers: str) -> None:
+    def show(self, card: Card, conversation: str, answers: str, name: str) -> None:
         """Users see it from now on."""
         with self.lock:
-            card.conversation, card.answers = conversation, answers
+            card.conversation, card.answers, card.name = conversation, answers, name
             self._note(card)
 
     def change(self, card: Card, text: str, *, growing: bool = True, folded: str = "") -> None:
@@ -70,6 +72,7 @@ class Cards:
         if not card.conversation:
             return
         place = {"conversation": card.conversation, "answers": card.answers, "text": card.text}
+        place |= {"name": card.name, "asker": card.asker}
         endpoint = f"{card.platform}.card"
         self._records.add("card", endpoint, card=card.id, growing=card.growing, folded=card.folded, **place)
         if not card.growing and not card.done:

@@ -69,6 +69,10 @@ class Control:
         body = {"platform": platform, "name": name, "text": text, "group": group, "callback_base": callback_base}
         return str(self._call("POST", "/ask", json=body).json()["message_id"])
 
+    def keep(self, question: Question) -> None:
+        """Let the bot look a question up, since somebody may quote it."""
+        self._call("POST", "/messages", json=question.event)
+
     def push(self, question: Question, *, again: float = 60.0, wait: float = 60.0, parts: int = 1) -> dict[str, Any]:
         """Send a question over a connection of the bot's, every ``again`` seconds for ``wait`` seconds.
 

@@ -150,14 +150,18 @@ def blueprint(sim: Simulation) -> Blueprint:
         if kind == "IM_GROUP":
             require_robot(model)
         known = target.startswith("cidgroup_" if kind == "IM_GROUP" else "staff_")
+        carrier = secrets.token_hex(16) if known else ""
         if known:
             # Nowhere is said what a second delivery does; the bot must not need it.
             if sim.cards.find(card_id):
                 raise refuse(400, "invalidParameter.outTrackId", "there is such a card already")
-            card = Card(card_id, "dingtalk", parameters.get("content", ""))
+            asker = " ".join(model.get("atUserIds") or {})
+            card = Card(card_id, "dingtalk", parameters.get("content", ""), asker=asker)
             sim.cards.add(card)
-            sim.cards.show(card, target if kind == "IM_GROUP" else identity.dingtalk_single(target), "")
+            place = target if kind == "IM_GROUP" else identity.dingtalk_single(target)
+            sim.cards.show(card, place, "", carrier)
         result = {"spaceType": kind, "spaceId": target, "success": known, "errorMsg": "" if known else "no such user"}
+        result["carrierId"] = carrier
         return jsonify(success=True, result={"outTrackId": card_id, "deliverResults": [result]})
 
     @routes.put("/v1.0/card/streaming")

@@ -1,6 +1,7 @@
 """Feishu's open platform (``/open-apis``), as far as a bot uses it."""
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -26,6 +27,9 @@ MAX_UUID = 50
 EMOJIS = {"Typing", "THINKING", "OK", "THUMBSUP", "OneSecond", "Get", "DONE"}
 MAX_CARD_BYTES = 30_000
 UUID_LIFETIME = 3600  # seconds
+MENTION = re.compile(r"<at id=(\w+)></at>")
+# What a card of version 2 is to who does not ask for it as it was written.
+UPDATE_CLIENT = {"title": None, "elements": [[{"tag": "text", "text": "请升级至最新版本客户端，以查看内容"}]]}
 
 
 def refuse(code: int, msg: str, status: int = 400, **more: Any) -> Refusal:
@@ -122,8 +126,10 @@ def blueprint(sim: Simulation) -> Blueprint:
                 data |= {"root_id": answers, "parent_id": answers}
             if uuid:
                 sim.delivered_uuids[uuid] = (time.time(), data)
+            name = data["message_id"]
+            sim.messages[name] = data
             if card:
-                sim.cards.show(card, conversation, answers)
+                sim.cards.show(card, conversation, answers, name)
                 return success(**data)
             sim.records.add(
                 "message",
@@ -133,6 +139,7 @@ def blueprint(sim: Simulation) -> Blueprint:
                 text=text,
                 msg_type=kind,
                 uuid=uuid,
+                name=name,
             )
         return success(**data)
 
@@ -186,8 +193,8 @@ def blueprint(sim: Simulation) -> Blueprint:
         if body.get("type") != "card_json":
             raise missing("type")
         found = card_json(body.get("data"))
-        elements, words, _ = _elements(found)
-        card = Card(str(secrets.randbelow(10**19)), "feishu", words, elements=elements)
+        elements, words, _, asker = _elements(found)
+        card = Card(str(secrets.randbelow(10**19)), "feishu", words, elements=elements, asker=asker)
         card.growing = bool(found["config"].get("streaming_mode"))
         sim.cards.add(card)
         return success(card_id=card.id)
@@ -214,10 +221,10 @@ def blueprint(sim: Simulation) -> Blueprint:
         body = json_body()
         given = body.get("card")
         found = card_json(given.get("data") if isinstance(given, dict) else None)
-        elements, words, folded = _elements(found)
+        elements, words, folded, asker = _elements(found)
         with sim.cards.lock:
             card = turned(card_id, body)
-            card.elements = elements
+            card.elements, card.asker = elements, asker
             sim.cards.change(card, words, growing=bool(found["config"].get("streaming_mode")), folded=folded)
         return success()
 
@@ -249,6 +256,30 @@ def blueprint(sim: Simulation) -> Blueprint:
             return receiver if kind == "chat_id" else identity.feishu_single(receiver)
 
         return deliver("feishu.send", chat, answers="")
+
+    @routes.get("/im/v1/messages/<message_id>")
+    def message(message_id: str) -> Response:
+        """A message that is looked up.
+
+        Cards come as their app wrote them only where it asks for that; else there is the advice to update the client
+        (NousResearch/hermes-agent#82926, #49001).
+        """
+        require_token()
+        found = sim.messages.get(message_id)
+        if found is None:
+            raise refuse(230001, "invalid request parameter, ext=invalid message_id")
+        sim.records.add("lookup", "feishu.message", conversation=found["chat_id"], name=message_id)
+        if found["msg_type"] == "interactive":
+            written = request.args.get("card_msg_content_type") == "user_card_content"
+            found = {**found, "body": {"content": as_written(found) if written else json.dumps(UPDATE_CLIENT)}}
+        return success(items=[found])
+
+    def as_written(found: dict[str, Any]) -> str:
+        """A card's JSON; one that is shown by its id has no other than its words here."""
+        content = str(found["body"]["content"])
+        if (card := card_of(json.loads(content))) is None:
+            return content
+        return json.dumps({"schema": "2.0", "body": {"elements": [{"tag": "markdown", "content": card.text}]}})
 
     @routes.post("/im/v1/messages/<message_id>/reactions")
     def react(message_id: str) -> Response:
@@ -303,10 +334,13 @@ def blueprint(sim: Simulation) -> Blueprint:
     return routes
 
 
-def _elements(card: dict[str, Any]) -> tuple[set[str], str, str]:
-    """The ids of a card's elements, what it says, and what is folded away in it."""
+def _elements(card: dict[str, Any]) -> tuple[set[str], str, str, str]:
+    """The ids of a card's elements, what it says, what is folded away in it, and who is mentioned above it."""
     elements = [each for each in (card.get("body") or {}).get("elements") or [] if isinstance(each, dict)]
     shown = [each for each in elements if each.get("tag") == "markdown"]
     folded = [each.get("elements") for each in elements if each.get("tag") == "collapsible_panel"]
     ids = {str(each["element_id"]) for each in shown if each.get("element_id")}
-    return ids, "\n".join(str(each.get("content", "")) for each in shown), readable(folded)
+    texts = [str(each.get("content", "")) for each in shown]
+    askers = [found[1] for text in texts if (found := MENTION.fullmatch(text))]
+    words = "\n".join(text for text in texts if not MENTION.fullmatch(text))
+    return ids, words, readable(folded), " ".join(askers)

@@ -131,6 +131,7 @@ def control(sim: Simulation, app: Flask) -> Blueprint:
             return jsonify(error="who asks what, on dingtalk or feishu?"), 400
         users = DingTalk(sim.config) if asked["platform"] == "dingtalk" else Feishu(sim.config)
         question = users.text(asked["name"], asked["text"], group=asked["group"] or None)
+        sim.keep(question.event)
         place = {"conversation": question.conversation, "answers": question.message_id, "text": question.text}
         sim.records.add("question", f"{question.platform}.ask", user=question.user, **place)
         if not asked["callback_base"]:
@@ -148,12 +149,18 @@ def control(sim: Simulation, app: Flask) -> Blueprint:
             return jsonify(error=f"the bot answered HTTP {status}"), 502
         return jsonify(message_id=question.message_id, conversation=question.conversation), 201
 
+    @routes.post("/messages")
+    def keep() -> tuple[str, int]:
+        sim.keep(json_body())
+        return "", 204
+
     @routes.post("/push")
     def push_event() -> Response | tuple[Response, int]:
         asked: dict[str, Any] = {"platform": "", "event": {}, "again": 60.0, "wait": 60.0, "parts": 1} | json_body()
         platform = asked.pop("platform")
         if platform not in ("dingtalk", "feishu"):
             return jsonify(error="platform is dingtalk or feishu"), 400
+        sim.keep(asked["event"])
         return jsonify(push.send(sim, platform, asked.pop("event"), **asked))
 
     @routes.get("/connections")

@@ -87,6 +87,7 @@ class Simulation:
         self.connections = Connections()
         self.lock = threading.Lock()
         self.files: dict[str, bytes] = {}
+        self.messages: dict[str, dict[str, Any]] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -101,7 +102,15 @@ class Simulation:
         }
         self.delivered_uuids: dict[str, tuple[float, dict[str, Any]]] = {}
         self.files.clear()
+        self.messages.clear()
         self.speech = Speech()
+
+    def keep(self, event: Mapping[str, Any]) -> None:
+        """Let a user's message of Feishu be looked up; of DingTalk's no page says how."""
+        message = (event.get("event") or {}).get("message")
+        if isinstance(message, dict) and "content" in message:
+            content = {"body": {"content": message["content"]}, "msg_type": message["message_type"]}
+            self.messages[message["message_id"]] = {**message, **content}
 
     def file(self, key: str) -> bytes:
         """The picture behind a download code or image key: uploaded, else made from the key."""

@@ -23,6 +23,7 @@ from clawdbot_simulator.crypto import (
     feishu_encrypt,
     feishu_signature,
 )
+from clawdbot_simulator.records import Record
 
 DINGTALK_PATH = "/api/dingtalk/callback"
 FEISHU_PATH = "/api/feishu/callback"
@@ -90,14 +91,40 @@ class DingTalk:
         self._config = config
         self._app = config.dingtalk
 
-    def text(self, user: str, text: str, *, group: str | None = None, **changes: Any) -> Question:
+    def text(
+        self, user: str, text: str, *, group: str | None = None, quotes: Question | Record | None = None, **changes: Any
+    ) -> Question:
         """A text message; in a group with the robot mentioned, else it is not delivered.
 
-        ``changes`` replace fields of the callback's body, for tests.
+        ``quotes`` is what it replies to: what somebody asked, or what the robot said. ``changes`` replace fields of the
+        callback's body, for tests.
         """
         # The platform cuts the mention out and leaves the space behind it.
-        content = f" {text}" if group else text
-        return self._question(user, text, group, {"msgtype": "text", "text": {"content": content}} | changes)
+        said: dict[str, Any] = {"content": f" {text}" if group else text}
+        return self._question(
+            user, text, group, {"msgtype": "text", "text": said, **self._quote(said, quotes)} | changes
+        )
+
+    def _quote(self, said: dict[str, Any], quotes: Question | Record | None) -> dict[str, Any]:
+        """Add to ``said`` what it quotes; return what stands elsewhere in the callback.
+
+        DingTalk documents none of it. The message travels along, but of a card only under which key it was delivered
+        (QwenLM/qwen-code#9536, soimy/openclaw-channel-dingtalk#252).
+        """
+        if quotes is None:
+            return {}
+        replied: dict[str, Any] = {"msgType": "interactiveCard"}
+        elsewhere = {}
+        if isinstance(quotes, Question):
+            kind = quotes.event["msgtype"]
+            content = {"text": quotes.text} if kind == "text" else quotes.event["content"]
+            replied = {"msgType": kind, "msgId": quotes.message_id, "content": content}
+        elif quotes.detail["msg_type"] == "card":
+            elsewhere = {"originalProcessQueryKey": quotes.detail["name"]}
+        else:
+            replied = {"msgType": "text", "content": {"text": quotes.text}}
+        said |= {"isReplyMsg": True, "repliedMsg": replied}
+        return elsewhere
 
     def picture(self, user: str, code: str, **changes: Any) -> Question:
         """A picture in a single chat (in groups it cannot carry a mention)."""
@@ -211,13 +238,18 @@ class Feishu:
         *,
         group: str | None = None,
         mention: bool = True,
+        quotes: Question | Record | None = None,
         **changes: Any,
     ) -> Question:
         """A text message; in a group with the bot mentioned, if ``mention``.
 
-        ``changes`` replace fields of the event's ``message``, for tests.
+        ``quotes`` is what it replies to: what somebody asked (`Control.keep`), or what the bot said. ``changes``
+        replace fields of the event's ``message``, for tests.
         """
         words = f"@_user_1 {text}" if group and mention else text
+        if quotes:
+            parent = quotes.message_id if isinstance(quotes, Question) else quotes.detail["name"]
+            changes = {"root_id": parent, "parent_id": parent} | changes
         return self._question(user, text, group, mention, "text", {"text": words}, changes)
 
     def image(self, user: str, image_key: str, **changes: Any) -> Question:

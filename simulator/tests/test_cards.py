@@ -88,7 +88,9 @@ def test_a_card_of_dingtalk_grows_and_becomes_a_message(api: Api, sim: Control, 
         space = {"openSpaceId": f"dtv1.card//IM_GROUP.{question.conversation}", "imGroupOpenDeliverModel": model}
     body = {"outTrackId": "t1", "cardTemplateId": "x.schema", "cardData": {"cardParamMap": {"content": "thinking"}}}
     path = "/v1.0/card/instances/createAndDeliver"
-    assert api.post(path, body | space, api.dingtalk).json()["result"]["deliverResults"][0]["success"]
+    [delivered] = api.post(path, body | space, api.dingtalk).json()["result"]["deliverResults"]
+    assert delivered["success"]
+    carrier = delivered["carrierId"]
     assert codes(api.post(path, body | space, api.dingtalk)) == (400, "invalidParameter.outTrackId")
     update = {"outTrackId": "t1", "guid": "g", "key": "content", "content": "Hel", "isFull": True}
     assert put(api, "/v1.0/card/streaming", update, api.dingtalk).json()["success"]
@@ -96,6 +98,9 @@ def test_a_card_of_dingtalk_grows_and_becomes_a_message(api: Api, sim: Control, 
     put(api, "/v1.0/card/streaming", update | {"content": "Hello", "isFinalize": True}, api.dingtalk)
     [message] = sim.messages()
     assert (message.text, message.conversation) == ("Hello", question.conversation)
+    quoting = DingTalk(sim.config).text("Bob", "why?", group=group, quotes=message).event
+    assert quoting["text"]["repliedMsg"] == {"msgType": "interactiveCard"}
+    assert quoting["originalProcessQueryKey"] == message.detail["name"] == carrier
 
 
 def test_what_dingtalk_refuses(api: Api, sim: Control) -> None:
@@ -152,3 +157,42 @@ def test_the_page_knows_no_secret_and_a_question_is_asked_from_it(api: Api, sim:
     with pytest.raises(ControlError, match="HTTP 404"):
         sim.ask(api.url, "dingtalk", "Alice", "hello there", group="team")
     assert [record.text for record in sim.records(kind="question")] == ["hi", "hello there"]
+
+
+def test_a_card_says_what_is_on_it_to_who_asks_for_it_as_it_was_written(api: Api, sim: Control) -> None:
+    question = Feishu(sim.config).text("Alice", "hi")
+    card_id = made(api)
+    name = reply(api, question.message_id, card_id).json()["data"]["message_id"]
+    put(api, f"{CARDS}/{card_id}", {"card": card("Hello", growing=False), "sequence": 4}, api.feishu)
+    [message] = sim.messages()
+    assert message.detail["name"] == name
+    path = f"/open-apis/im/v1/messages/{name}"
+    contents = [
+        api.get(f"{path}{query}", api.feishu).json()["data"]["items"][0]["body"]["content"]
+        for query in ("", "?card_msg_content_type=user_card_content")
+    ]
+    assert ["Hello" in content for content in contents] == [False, True]
+    assert codes(api.get(path)) == (400, 99991661)
+    assert codes(api.get(f"{path}x", api.feishu)) == (400, 230001)
+
+
+def test_what_users_asked_can_be_looked_up_and_quoted(api: Api, sim: Control) -> None:
+    users = Feishu(sim.config)
+    question = users.image("Alice", "img_1")
+    path = f"/open-apis/im/v1/messages/{question.message_id}"
+    assert codes(api.get(path, api.feishu)) == (400, 230001)
+    sim.keep(question)
+    [found] = api.get(path, api.feishu).json()["data"]["items"]
+    assert (found["msg_type"], json.loads(found["body"]["content"])) == ("image", {"image_key": "img_1"})
+    quoting = users.text("Bob", "why?", quotes=question).event["event"]["message"]
+    assert quoting["parent_id"] == question.message_id
+
+
+def test_what_dingtalk_sends_along_of_what_is_quoted(sim: Control) -> None:
+    users = DingTalk(sim.config)
+    asked = users.text("Alice", "hi", group="team")
+    quoting = users.text("Bob", "why?", group="team", quotes=asked).event["text"]
+    assert quoting["repliedMsg"] == {"msgType": "text", "msgId": asked.message_id, "content": {"text": "hi"}}
+    assert (quoting["content"], quoting["isReplyMsg"]) == (" why?", True)
+    picture = users.text("Bob", "why?", quotes=users.picture("Bob", "code")).event["text"]["repliedMsg"]
+    assert picture["content"]["downloadCode"] == "code"

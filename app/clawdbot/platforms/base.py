@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import hmac
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
+
+import redis
 
 from clawdbot import text
 from clawdbot.errors import Final, Refusal, Retry
@@ -107,6 +110,39 @@ class Quote:
 
     text: str = ""
     images: tuple[Attachment, ...] = ()
+
+
+class Own:
+    """What the bot has said of late in each conversation, by the names that a quote gives it.
+
+    Platforms tell an app little or nothing of its own messages. Kept as long as a history.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        """Keep it in ``cache``."""
+        self._cache = cache
+
+    def shows(self, message: Message, name: str, card: str) -> None:
+        """Note that the answer ``name`` to ``message`` shows a card, whose words `said` may tell later."""
+        self._note("shows", message, name, card)
+
+    def said(self, message: Message, name: str, words: str) -> None:
+        """Note what an answer to ``message`` says, or a card that shows it."""
+        self._note("said", message, name, words[:LONGEST_QUOTE])
+
+    def find(self, message: Message, name: str) -> str:
+        """Return what ``name`` says in the conversation of ``message``, empty if that is not known."""
+        shown = self._cache.lookup("shows", _own_name(message, name)) or name
+        return str(self._cache.lookup("said", _own_name(message, str(shown))) or "")
+
+    def _note(self, kind: str, message: Message, name: str, value: str) -> None:
+        # What was sent is sent; nothing of it is to be done again for this.
+        with contextlib.suppress(redis.RedisError):
+            self._cache.remember(kind, _own_name(message, name), value)
+
+
+def _own_name(message: Message, name: str) -> str:
+    return f"{message.platform}:{message.conversation}:{name}"
 
 
 class Receiver(Protocol):
@@ -267,7 +303,7 @@ class CardSender(Protocol):
     def update(self, card: str, words: str, turn: int) -> None:
         """Show all that was said so far."""
 
-    def finish(self, card: str, words: str, turn: int, folded: Folded | None) -> None:
+    def finish(self, message: Message, card: str, words: str, turn: int, folded: Folded | None) -> None:
         """Show the answer, and what is ``folded`` if the platform can; nothing follows."""
 
 

@@ -2,7 +2,9 @@
 
 Source: open.dingtalk.com, "Create and deliver cards" and "AI card streaming update" (api-streamingupdate); public
 clients use them so. The id is ours. Whether delivering the same id twice shows one card or two is nowhere said, so who
-does not know whether a card was delivered tries to update it first.
+does not know whether a card was delivered tries to update it first. Mentions as in PyPI ``dingtalk-stream`` 0.24.3,
+card_replier.py. Where a card is quoted, its ``carrierId`` is all that DingTalk says of it
+(soimy/openclaw-channel-dingtalk#252).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from clawdbot.config import DingTalkConfig
 from clawdbot.errors import Final
 from clawdbot.limits import Limits, Rate
 from clawdbot.message import Message
-from clawdbot.platforms.base import CardRefused, Folded, Pace
+from clawdbot.platforms.base import MENTION, CardRefused, Folded, Own, Pace
 
 # Half of what an application may, the rest is for answers; of all nodes together.
 UPDATE_RATE = Rate(10, 10)
@@ -38,8 +40,9 @@ class DingTalkCards:
         call: Callable[..., dict[str, Any]],
         robot_code: Callable[[Message], str],
         limiter: Limits,
+        own: Own,
     ) -> None:
-        """``call`` and ``robot_code`` are those of the sender."""
+        """``call``, ``robot_code`` and ``own`` are those of the sender."""
         # One call shows the card, and one finishes it.
         most = config.card_calls - 2
         first = max(SHORTEST_PAUSE, COVERED_SECONDS / 2**most)
@@ -48,6 +51,7 @@ class DingTalkCards:
         self._call = call
         self._robot_code = robot_code
         self._limiter = limiter
+        self._own = own
 
     def possible(self, message: Message) -> bool:
         """Who is not of the organisation has no staff id, by which a single chat is found."""
@@ -75,7 +79,7 @@ class DingTalkCards:
         }
         if message.group:
             body["openSpaceId"] = f"dtv1.card//IM_GROUP.{message.conversation}"
-            body["imGroupOpenDeliverModel"] = {"robotCode": self._robot_code(message)}
+            body["imGroupOpenDeliverModel"] = {"robotCode": self._robot_code(message), **_at(message)}
         else:
             body["openSpaceId"] = f"dtv1.card//IM_ROBOT.{message.route.get('staff_id')}"
             body["imRobotOpenDeliverModel"] = {"spaceType": "IM_ROBOT", "robotCode": self._robot_code(message)}
@@ -88,6 +92,8 @@ class DingTalkCards:
         for each in delivered if isinstance(delivered, list) else []:
             if isinstance(each, dict) and each.get("success") is False:
                 raise CardRefused("dingtalk: the card was not delivered")
+            if isinstance(each, dict) and isinstance(each.get("carrierId"), str):
+                self._own.shows(message, each["carrierId"], card)
 
     def may(self) -> bool:
         """Whether all nodes together are slow enough."""
@@ -97,9 +103,10 @@ class DingTalkCards:
         """Show all that was said so far."""
         self._stream("card_update", card, words, final=False)
 
-    def finish(self, card: str, words: str, turn: int, folded: Folded | None) -> None:  # noqa: ARG002
+    def finish(self, message: Message, card: str, words: str, turn: int, folded: Folded | None) -> None:  # noqa: ARG002
         """Show the answer; the template has no place for what is folded."""
         self._stream("card_finish", card, words, final=True)
+        self._own.said(message, card, words)
 
     def _stream(self, way: str, card: str, words: str, *, final: bool) -> None:
         body = {
@@ -112,6 +119,16 @@ class DingTalkCards:
             "isError": False,
         }
         self._call(way, "/v1.0/card/streaming", body, method="PUT", deadline=CALL_SECONDS)
+
+
+def asker_of(message: Message) -> str:
+    """Return the staff id of who is to be mentioned, empty for nobody."""
+    return str(message.route.get("staff_id") or "") if message.route.get(MENTION) else ""
+
+
+def _at(message: Message) -> dict[str, Any]:
+    asker = asker_of(message)
+    return {"atUserIds": {asker: message.sender_name or asker}} if asker else {}
 
 
 def _shown(words: str) -> str:

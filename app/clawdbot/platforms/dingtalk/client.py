@@ -20,8 +20,8 @@ from clawdbot.http import Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
 from clawdbot.platforms import base
-from clawdbot.platforms.base import SEND_SECONDS, Attachment, CardSender, Quote, Services
-from clawdbot.platforms.dingtalk.cards import DingTalkCards
+from clawdbot.platforms.base import SEND_SECONDS, Attachment, CardSender, Own, Quote, Services
+from clawdbot.platforms.dingtalk.cards import DingTalkCards, asker_of
 from clawdbot.platforms.dingtalk.crypto import robot_sign
 from clawdbot.sent import Mark
 from clawdbot.tokens import Token
@@ -69,9 +69,10 @@ class DingTalkSender:
         self._limiter = services.limiter
         self._token = Token(services.notes, self.name, config.app_key, self._fetch_token)
         self._uses = Uses(services.notes, {self.name: config.former})
+        self._own = Own(services.cache)
         self.cards: CardSender | None = None
         if config.card_calls:
-            self.cards = DingTalkCards(config, self._api, self._robot_code, services.limiter)
+            self.cards = DingTalkCards(config, self._api, self._robot_code, services.limiter, self._own)
         self._bases = (config.api_base_url, config.oapi_base_url)
 
     def addressed(self, message: Message) -> bool:  # noqa: ARG002  # part of Sender
@@ -107,7 +108,7 @@ class DingTalkSender:
         refusal: Final | None = None
         if webhook and alive and http.allowed(webhook, WEBHOOK_HOSTS, self._bases):
             try:
-                self._send_by_session(webhook, form, mark, _asker(message))
+                self._send_by_session(webhook, form, mark, asker_of(message))
                 return
             except Final as error:
                 # A dead session says nothing about the other way.
@@ -145,8 +146,10 @@ class DingTalkSender:
             raise Retry("dingtalk: the recipient is flow controlled", after=TOO_FAST_SECONDS)
         if refused:
             raise Final(f"dingtalk: the recipient is in {refused[0]}")
-        if not answer.get("processQueryKey"):
+        key = answer.get("processQueryKey")
+        if not key:
             raise Retry(f"dingtalk: {way} answered 200 without a processQueryKey")
+        self._own.said(message, str(key), form.words)
 
     def _robot_code(self, message: Message) -> str:
         return str(message.route.get("robot_code") or self._config.robot_code)
@@ -195,13 +198,15 @@ class DingTalkSender:
     # Pictures
 
     def quoted(self, message: Message) -> Quote | None:
-        """The callback brings along what is quoted, if DingTalk knows it: not of every message of the robot itself."""
+        """The callback brings along what is quoted; of what the robot said it may have but the key of its delivery."""
         found = message.route.get("quote")
         if not isinstance(found, dict):
             return None
+        key = found.get("key")
+        words = (self._own.find(message, key) if isinstance(key, str) else "") or str(found.get("text", ""))
         images = found.get("images")
         codes = [code for code in images if isinstance(code, str)] if isinstance(images, list) else []
-        return Quote(str(found.get("text", "")), tuple(Attachment(message.id, code) for code in codes))
+        return Quote(words, tuple(Attachment(message.id, code) for code in codes))
 
     def download(self, message: Message, picture: Attachment) -> bytes:
         """Exchange the download code for a URL and fetch it, without our token."""
@@ -330,18 +335,18 @@ class _Form:
     key: str
     param: dict[str, str]
 
+    @property
+    def words(self) -> str:
+        """What people read."""
+        return self.param["content" if self.kind == "text" else "text"]
+
     def webhook(self, asker: str = "") -> dict[str, Any]:
         if not asker:
             return {"msgtype": self.kind, self.kind: self.param}
         # Only who stands in the text as well is called.
         name = "content" if self.kind == "text" else "text"
-        param = self.param | {name: f"@{asker} {self.param[name]}"}
+        param = self.param | {name: f"@{asker} {self.words}"}
         return {"msgtype": self.kind, self.kind: param, "at": {"atUserIds": [asker], "isAtAll": False}}
-
-
-def _asker(message: Message) -> str:
-    """The staff id of who is to be mentioned; the server API, unlike a session, mentions nobody."""
-    return str(message.route.get("staff_id") or "") if message.route.get(base.MENTION) else ""
 
 
 def _forms(content: str) -> list[_Form]:

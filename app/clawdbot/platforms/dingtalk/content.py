@@ -2,7 +2,8 @@
 
 Sources: open.dingtalk.com "Receive message"; the forms of quotes are documented nowhere and were reported by those
 who saw them: QwenLM/qwen-code#9536, #11759 (text, rich text, card), agentscope-ai/QwenPaw#4209 (voice),
-chenhg5/cc-connect#1121 (card data).
+chenhg5/cc-connect#1121 (card data), soimy/openclaw-channel-dingtalk#252 (``originalProcessQueryKey``, under which the
+robot sent the card that is quoted).
 """
 
 from __future__ import annotations
@@ -81,21 +82,23 @@ def _object(encoded: str) -> Any:
 
 def quote(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what ``body`` quotes, as it travels with the message in `Message.route`; None if it quotes nothing."""
-    for place in (base.section(body, "text"), base.section(body, "content"), body):
-        replied = place.get("repliedMsg")
-        replied = _object(replied) if isinstance(replied, str) else replied
-        if isinstance(replied, dict):
-            kind = base.string(replied, "msgType") or base.string(replied, "msgtype")
-            content = replied.get("content")
-            content = _object(content) or content if isinstance(content, str) else content
-            said = read(kind, content)
-            return {
-                "text": said.text[: base.LONGEST_QUOTE],
-                "images": [code[: base.LONGEST_ID * 8] for code in said.images[: base.MOST_QUOTED_PICTURES]],
-            }
-        if place.get("isReplyMsg") is True:
-            return {"text": "", "images": []}
-    return None
+    places = (base.section(body, "text"), base.section(body, "content"), body)
+    found = [reply for place in places if isinstance(reply := _decoded(place.get("repliedMsg")), dict)]
+    key = base.string(body, "originalProcessQueryKey")[: base.LONGEST_ID]
+    if not found and not key and not any(place.get("isReplyMsg") is True for place in places):
+        return None
+    replied = found[0] if found else {}
+    said = read(base.string(replied, "msgType") or base.string(replied, "msgtype"), _decoded(replied.get("content")))
+    return {
+        "text": said.text[: base.LONGEST_QUOTE],
+        "images": [code[: base.LONGEST_ID * 8] for code in said.images[: base.MOST_QUOTED_PICTURES]],
+        **({"key": key} if key else {}),
+    }
+
+
+def _decoded(given: Any) -> Any:
+    """What may come as it is or as JSON text."""
+    return (_object(given) or given) if isinstance(given, str) else given
 
 
 def _download_codes(pieces: list[dict[str, Any]]) -> list[str]:

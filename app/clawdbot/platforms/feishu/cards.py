@@ -9,6 +9,7 @@ minutes. Each call has a ``sequence`` greater than the one before (300317), so w
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from clawdbot.config import FeishuConfig
 from clawdbot.errors import Final
 from clawdbot.limits import Limits, Rate
 from clawdbot.message import Message
-from clawdbot.platforms.base import CardRefused, Folded, Pace
+from clawdbot.platforms.base import MENTION, CardRefused, Folded, Own, Pace
 
 PATH = "/open-apis/cardkit/v1/cards"
 ELEMENT = "answer"
@@ -43,22 +44,24 @@ class FeishuCards:
         self,
         config: FeishuConfig,
         call: Callable[..., dict[str, Any]],
-        reply: Callable[[Message, str, str, Mapping[str, Any]], None],
+        reply: Callable[[Message, str, str, Mapping[str, Any]], str],
         limiter: Limits,
+        own: Own,
     ) -> None:
-        """``call`` and ``reply`` are those of the sender."""
+        """``call``, ``reply`` and ``own`` are those of the sender."""
         self._app = config.app_id
         self._call = call
         self._reply = reply
         self._limiter = limiter
+        self._own = own
 
     def possible(self, message: Message) -> bool:  # noqa: ARG002  # part of CardSender
         """Feishu tells when it is asked."""
         return True
 
-    def make(self, message: Message, words: str) -> str:  # noqa: ARG002  # part of CardSender
+    def make(self, message: Message, words: str) -> str:
         """Make a card; what is refused here is refused for everybody."""
-        body = {"type": "card_json", "data": content(words, streaming=True)}
+        body = {"type": "card_json", "data": content(words, streaming=True, asker=asker_of(message))}
         try:
             data = self._call("card", "POST", PATH, payload=body, deadline=CALL_SECONDS).get("data")
         except Final as error:
@@ -79,9 +82,11 @@ class FeishuCards:
     ) -> None:
         """Reply with the card."""
         try:
-            self._reply(message, f"card-{card}", "interactive", {"type": "card", "data": {"card_id": card}})
+            name = self._reply(message, f"card-{card}", "interactive", {"type": "card", "data": {"card_id": card}})
         except Final as error:
             raise CardRefused(str(error)) from None
+        if name:
+            self._own.shows(message, name, card)
 
     def may(self) -> bool:
         """Whether all nodes together are slow enough."""
@@ -93,17 +98,28 @@ class FeishuCards:
         body = {"content": _shown(words), "sequence": turn}
         self._call("card_update", "PUT", path, payload=body, deadline=CALL_SECONDS)
 
-    def finish(self, card: str, words: str, turn: int, folded: Folded | None) -> None:
+    def finish(self, message: Message, card: str, words: str, turn: int, folded: Folded | None) -> None:
         """Replace the card by one that does not grow."""
-        data = content(words, streaming=False, folded=folded)
+        data = content(words, streaming=False, folded=folded, asker=asker_of(message))
         body = {"card": {"type": "card_json", "data": data}, "sequence": turn}
         self._call("card_finish", "PUT", f"{PATH}/{quote(card, safe='')}", payload=body)
+        self._own.said(message, card, words)
 
 
-def content(words: str, *, streaming: bool, folded: Folded | None = None) -> str:
-    """Return a card as JSON text."""
+def asker_of(message: Message) -> str:
+    """Return the id of who is to be mentioned, empty for nobody; one that could be more than an id mentions nobody."""
+    return message.sender if message.route.get(MENTION) and re.fullmatch(r"ou_\w+", message.sender) else ""
+
+
+def mention(asker: str) -> str:
+    """Return what calls ``asker`` on a card."""
+    return f"<at id={asker}></at>"
+
+
+def content(words: str, *, streaming: bool, folded: Folded | None = None, asker: str = "") -> str:
+    """Return a card as JSON text. ``asker`` is mentioned above what grows, from the beginning."""
     config: dict[str, Any] = {"streaming_mode": streaming, "update_multi": True}
-    config["summary"] = {"content": text.first_line(words)[:SUMMARY_CHARACTERS]}
+    config["summary"] = {"content": markdown.defuse(text.first_line(words)[:SUMMARY_CHARACTERS])}
     if streaming:
         config["streaming_config"] = TYPING
     elements: list[dict[str, Any]] = [{"tag": "markdown", "element_id": ELEMENT, "content": _shown(words)}]
@@ -116,6 +132,8 @@ def content(words: str, *, streaming: bool, folded: Folded | None = None) -> str
             "elements": [{"tag": "markdown", "content": markdown.tables_as_lists(shown)}],
         }
         elements.insert(0, panel)
+    if asker:
+        elements.insert(0, {"tag": "markdown", "content": mention(asker)})
     return json.dumps({"schema": "2.0", "config": config, "body": {"elements": elements}}, ensure_ascii=False)
 
 

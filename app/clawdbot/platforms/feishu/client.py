@@ -24,9 +24,9 @@ from clawdbot.http import Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
 from clawdbot.platforms import base
-from clawdbot.platforms.base import Attachment, Content, Quote, Services
+from clawdbot.platforms.base import Attachment, Content, Own, Quote, Services
 from clawdbot.platforms.feishu import content
-from clawdbot.platforms.feishu.cards import MOST_TABLES, FeishuCards
+from clawdbot.platforms.feishu.cards import MOST_TABLES, FeishuCards, asker_of, mention
 from clawdbot.sent import Mark
 from clawdbot.tokens import Token
 
@@ -46,8 +46,9 @@ NOT_THE_FORM = {
 }  # fmt: skip
 MOST_FORWARDED = 20
 QUOTE_SECONDS = 5.0
-# Otherwise a card is replaced by the advice to update the client; unknown parameters are ignored.
-RAW_CARD = {"card_msg_content_type": "raw_card_content"}
+# A card as its app wrote it, instead of the advice to update the client (NousResearch/hermes-agent#49001,
+# riba2534/feishu-cli#119).
+AS_WRITTEN = {"card_msg_content_type": "user_card_content"}
 UUID_CHARACTERS = 50
 # Keys that are pressed (open.feishu.cn, "Emojis").
 REACTION = "Typing"
@@ -75,9 +76,10 @@ class FeishuSender:
         self._cache = services.cache
         self._token = Token(services.notes, self.name, config.app_id, self._fetch_token)
         self._uses = Uses(services.notes, {self.name: config.former})
+        self._own = Own(services.cache)
         self.cards: base.CardSender | None = None
         if config.cards:
-            self.cards = FeishuCards(config, self._call, self._reply, services.limiter)
+            self.cards = FeishuCards(config, self._call, self._reply, services.limiter, self._own)
 
     def addressed(self, message: Message) -> bool:
         """In a group the bot is meant if one of the mentions has its own id; names can be faked."""
@@ -110,13 +112,18 @@ class FeishuSender:
         return str(name)
 
     def quoted(self, message: Message) -> Quote | None:
-        """Look up the message that is replied to; in a group that takes the permission for all of its messages."""
+        """Look up the message that is replied to; in a group that takes the permission for all of its messages.
+
+        What the bot said itself needs no permission as long as it is known here.
+        """
         parent = str(message.route.get("parent") or "")
         if not parent:
             return None
+        if own := self._own.find(message, parent):
+            return Quote(own)
         path = f"/open-apis/im/v1/messages/{quote(parent, safe='')}"
         try:
-            data = self._call("quote", "GET", path, params=RAW_CARD, deadline=QUOTE_SECONDS).get("data")
+            data = self._call("quote", "GET", path, params=AS_WRITTEN, deadline=QUOTE_SECONDS).get("data")
         except Final:
             return Quote()
         words: list[str] = []
@@ -147,19 +154,25 @@ class FeishuSender:
         mark: Mark,  # noqa: ARG002  # the uuid does what it is for
     ) -> None:
         """Reply; degrade from card to post to text, and from a reply to a message if the original was recalled."""
-        asker = message.sender if message.route.get(base.MENTION) else ""
-        _plainer(content, lambda form, body: self._reply(message, f"{part}-{form}", form, body), asker)
 
-    def _reply(self, message: Message, part: str, form: str, content: Mapping[str, Any]) -> None:
+        def reply(form: str, body: Mapping[str, Any]) -> None:
+            if name := self._reply(message, f"{part}-{form}", form, body):
+                self._own.said(message, name, content)
+
+        _plainer(content, reply, asker_of(message))
+
+    def _reply(self, message: Message, part: str, form: str, content: Mapping[str, Any]) -> str:
+        """Return the id of the reply, empty if Feishu names none."""
         self._limiter.wait(f"feishu-chat:{message.conversation}", CHAT_RATE)
         body = {"content": json.dumps(content, ensure_ascii=False), "msg_type": form, "uuid": reply_uuid(message, part)}
         options = {"payload": body, "deadline": base.SEND_SECONDS}
+        path = "/open-apis/im/v1/messages"
         try:
-            self._call("reply", "POST", f"/open-apis/im/v1/messages/{quote(message.id, safe='')}/reply", **options)
+            answer = self._call("reply", "POST", f"{path}/{quote(message.id, safe='')}/reply", **options)
         except _Recalled:
             body |= {"receive_id": message.conversation}
-            path = "/open-apis/im/v1/messages"
-            self._call("send", "POST", path, params={"receive_id_type": "chat_id"}, **options)
+            answer = self._call("send", "POST", path, params={"receive_id_type": "chat_id"}, **options)
+        return base.string(base.section(answer, "data"), "message_id")
 
     def react(self, message: Message) -> str:
         """Put an emoji on the message; the app needs ``im:message.reactions:write_only``."""
@@ -305,9 +318,9 @@ def _card(words: str) -> dict[str, Any]:
 
 def _at(asker: str, form: str) -> str:
     """A mention; cards have another tag for it than texts."""
-    if not re.fullmatch(r"ou_\w+", asker):
+    if not asker:
         return ""
-    return f"<at id={asker}></at> " if form == "interactive" else f'<at user_id="{asker}"></at> '
+    return f"{mention(asker)} " if form == "interactive" else f'<at user_id="{asker}"></at> '
 
 
 def _plainer(words: str, send: Callable[[str, dict[str, Any]], None], asker: str = "") -> None:

@@ -1,7 +1,9 @@
 """What a Feishu message says, be it one of an event or one that was looked up.
 
 Sources: open.feishu.cn "Receive message", "Message content" and "Get the content of a message". Cards come back in a
-form of their own, which depends on their version; all that looks like words is taken from them.
+form of their own, which depends on their version; all that looks like words is taken from them. A card of version 2
+has only the advice to update the client there, and itself in ``user_dsl``, or instead, where a message is looked up
+that way (zarazhangrui/lark-coding-agent-bridge, src/bot/interactive-card.ts).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from clawdbot.platforms.base import Content
 from clawdbot.text import clean
 
 DEEPEST = 12
+UPDATE_CLIENT = "请升级至最新版本客户端，以查看内容"
 # Keys below which a card has words.
 SHOWN = ("header", "title", "subtitle", "text", "content", "body", "elements", "columns", "fields", "value")
 
@@ -32,7 +35,7 @@ def read(kind: str, content: dict[str, Any]) -> Content:
     if kind == "post":
         words, images = _post(content)
         return Content(words, tuple(images))
-    if kind == "interactive" and (words := clean("\n".join(_shown(content, DEEPEST))[: base.LONGEST_TEXT])):
+    if kind == "interactive" and (words := _card(content)):
         return Content(words)
     return Content(unsupported=kind[:64] or "unknown")
 
@@ -62,6 +65,13 @@ def _post(content: dict[str, Any]) -> tuple[str, list[str]]:
                 line += value[: base.LONGEST_TEXT] if isinstance(value, str) else ""
         lines.append(line)
     return clean("\n".join(lines)), images
+
+
+def _card(content: dict[str, Any]) -> str:
+    given = base.string(content, "user_dsl")
+    card = base.parse_json(given) if given else content
+    words = clean("\n".join(_shown(card, DEEPEST))[: base.LONGEST_TEXT])
+    return "" if words == UPDATE_CLIENT else words
 
 
 def _shown(element: Any, depth: int) -> Iterator[str]:
