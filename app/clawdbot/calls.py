@@ -50,9 +50,11 @@ class Calls:
 
     def scarce(self, sender: Sender) -> bool:
         """Whether the calls of this month run out."""
-        if not sender.monthly_calls:
-            return False
-        return int(str(self._client.get(month_key(sender.name)) or 0)) >= sender.monthly_calls * SHARE
+        return bool(sender.monthly_calls) and self.made(sender.name) >= sender.monthly_calls * SHARE
+
+    def made(self, platform: str) -> int:
+        """Return how many calls were made this month; 0 where nobody said how many there are."""
+        return int(str(self._client.get(month_key(platform)) or 0))
 
 
 def month_key(platform: str) -> str:

@@ -204,11 +204,17 @@ SIGN_CURES = {
 def _permission_problems(settings: Settings) -> list[Problem]:
     """What users do not see before the answer although they should, as the worker has found out."""
     from clawdbot import cards, signs, store
+    from clawdbot.calls import SHARE, Calls
     from clawdbot.notes import SharedNotes
 
     found = []
     with store.connect(settings.redis, timeout=CHECK_SECONDS) as client, contextlib.suppress(redis.RedisError):
         notes = SharedNotes(client)
+        for platform, part in (("dingtalk", settings.dingtalk), ("feishu", settings.feishu)):
+            most, made = part.monthly_calls if part else 0, Calls(client).made(platform)
+            if most and made >= most * SHARE:
+                cure = f"{made} of {most} calls of this month are made, so answers do not grow until the next one"
+                found.append(Problem(CARD_CURES[platform][0], "monthly_calls", cure, fatal=False))
         for platform, (place, key, permission, off) in CARD_CURES.items():
             if reason := notes.get(cards.off_key(platform)):
                 cure = f"give the app the permission {permission} and publish it, or write {off}"

@@ -331,6 +331,7 @@ def test_near_the_quota_answers_are_messages(bot: Site) -> None:
         assert answers(bot, ask(bot, "dingtalk")) == [WORDS]
         assert not bot.control.cards()
         assert int(str(client.get(name))) == 91_001, "what an answer costs is counted"
+        assert "91001 of 100000 calls of this month are made" in bot.check()
         client.set(name, 80_000)
         question = ask(bot, "dingtalk")
         assert answers(bot, question) == [WORDS]
@@ -399,6 +400,43 @@ def test_a_card_mentions_who_asked_where_that_is_the_rule(bot: Site, platform: s
     finally:
         rules.unlink()
         time.sleep(LOOK_SECONDS + 0.5)
+
+
+# How the platforms say that the calls of the month are used up, and of what: asking for a token costs none.
+USED_UP: dict[str, dict[str, Any]] = {
+    "dingtalk": {"status": 403, "body": {"code": "Forbidden.AccessDenied.ApiCountLimitForOrg", "message": "no"}},
+    "feishu": {"status": 429, "body": {"code": 99991403, "msg": "no"}},
+}
+COUNTED = {
+    "dingtalk": ("deliver_card", "stream_card", "react", "batch_send"),
+    "feishu": ("make_card", "react", "reply", "send", "user"),
+}
+
+
+@BOTH
+def test_when_the_quota_is_used_up_nothing_is_lost(bot: Site, platform: str) -> None:
+    """The answer waits among the dead letters, at once, and costs nothing when there are calls again."""
+    for endpoint in COUNTED[platform]:
+        bot.control.add_fault(f"{platform}.{endpoint}", "error", **USED_UP[platform])
+    if platform == "dingtalk":
+        bot.control.add_fault("dingtalk.session", "dead_session")
+    bot.control.set_model_answer(WORDS, before=0.6)
+    question = ask(bot, platform)
+    [letter] = eventually(lambda: list(bot.queue().dead()))
+    assert str(next(iter(USED_UP[platform]["body"].values()))) in letter.reason
+    assert not bot.control.messages()
+    bot.control.clear_faults()
+    assert bot.queue().revive([letter]) == 1
+    assert answers(bot, question) == [WORDS]
+    assert len(bot.control.records(kind="model")) == 1
+
+
+def test_a_session_of_dingtalk_takes_answers_that_the_quota_does_not(bot: Site) -> None:
+    for endpoint in COUNTED["dingtalk"]:
+        bot.control.add_fault(f"dingtalk.{endpoint}", "error", **USED_UP["dingtalk"])
+    bot.control.set_model_answer(WORDS, before=0.6)
+    assert answers(bot, ask(bot, "dingtalk")) == [WORDS]
+    assert not bot.control.cards()
 
 
 # What it costs

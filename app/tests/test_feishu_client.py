@@ -128,6 +128,7 @@ def test_recalled_message_is_answered_in_the_chat(lark: FeishuSender, server: Sc
         (Reply({"code": 230049}), Retry, None),
         (Reply({}, 502), Retry, None),
         (Reply({}, drop=True), Retry, None),
+        (Reply({"code": 99991403}, 429), Final, None),
         (Reply({"code": 230002}, 400), Final, None),
         (Reply({"code": 230053}), Final, None),
         (Reply({"code": "odd"}), Final, None),

@@ -55,6 +55,8 @@ REACTION = "Typing"
 # So it begins where an app lacks a permission, and the names of those that would do follow.
 SCOPES = re.compile(r"\[([a-z0-9_:., -]+)\]")
 MISSING_SCOPE = {99991672, 99991679}
+# The calls that the organisation has in a month ("Custom app API call limit"); seen with status 429.
+USED_UP = 99991403
 TOO_MANY = 429
 SERVER_ERROR = 500
 
@@ -261,6 +263,8 @@ class FeishuSender:
             reason += f", needs one of {scopes[1][:200]}"
         if code in RECALLED:
             raise _Recalled(reason)
+        if code == USED_UP:
+            raise Final(f"{reason}: the calls of this month are used up")
         if code in LATER or response.status == TOO_MANY or response.status >= SERVER_ERROR:
             raise Retry(reason, after=response.retry_after())
         if response.status == 200 and "code" not in response.json():
