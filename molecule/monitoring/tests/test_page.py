@@ -126,8 +126,14 @@ def test_a_phone_is_wide_enough(busy: Host, browser: Host) -> None:
     assert "Messages waiting 7" in seen["text"]
 
 
-def test_chinese_browsers_see_chinese_alerts(busy: Host, browser: Host) -> None:
-    assert "有消息多次重试后被放弃" in visit(browser, busy, language="zh-CN")["text"]
+def test_chinese_browsers_see_a_chinese_page(busy: Host, browser: Host) -> None:
+    for name, screen in (("desktop-zh", DESKTOP), ("phone-zh", PHONE)):
+        seen = visit(browser, busy, screen, language="zh-CN")
+        keep(seen, name)
+        assert (seen["errors"], seen["overflow"]) == ([], 0)
+        assert "有消息多次重试后被放弃" in seen["text"]
+        assert "等待中的消息 7" in seen["text"]
+        assert "DeadLetters · 2 条消息 · 告警中" in seen["text"]
 
 
 def test_without_the_password_nothing_is_shown(busy: Host, browser: Host) -> None:
