@@ -27,19 +27,23 @@ from .conftest import eventually
 from .site import APP, Site, site
 from .test_chaos import RETRIES, assert_kept, under_load
 from .test_faults import answers, tell
+from .test_receiver import CONNECTION, STREAM, connected
 
 CALLS = 8
 # Says a word in so many seconds.
 PACE = 0.15
 WORDS = "One two **three** four five six seven eight nine ten."
 BOTH = pytest.mark.parametrize("platform", ["dingtalk", "feishu"])
+INTAKES = pytest.mark.parametrize("intake", ["callback", "connection"])
 number = iter(range(10_000))
 
 
 @pytest.fixture(scope="module")
 def bot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    with site(folder, APP, {"card_calls": CALLS}, MODEL_SHOW_REASONING="true") as found:
+    with site(folder, APP, {"card_calls": CALLS, **STREAM}, None, CONNECTION, MODEL_SHOW_REASONING="true") as found:
+        found.run("receiver-a")
+        connected(found, 1)
         yield found
 
 
@@ -52,10 +56,15 @@ def fresh(bot: Site) -> None:
             client.delete(name)
 
 
-def ask(bot: Site, platform: str = "feishu", text: str = "tell me", **fields: Any) -> Question:
+def ask(
+    bot: Site, platform: str = "feishu", text: str = "tell me", *, intake: str = "callback", **fields: Any
+) -> Question:
     users = DingTalk(bot.config) if platform == "dingtalk" else Feishu(bot.config)
     question = users.text(f"user {next(number)}", text, **fields)
-    tell(bot, question)
+    if intake == "callback":
+        tell(bot, question)
+    else:
+        bot.control.push(question)
     return question
 
 
@@ -80,9 +89,10 @@ def open_cards(bot: Site) -> list[dict[str, Any]]:
 
 
 @BOTH
-def test_an_answer_grows(bot: Site, platform: str) -> None:
+@INTAKES
+def test_an_answer_grows(bot: Site, platform: str, intake: str) -> None:
     bot.control.set_model_answer(WORDS, before=1.5, pace=PACE)
-    question = ask(bot, platform)
+    question = ask(bot, platform, intake=intake)
     assert answers(bot, question) == [WORDS]
     first, *growing, last = [record.text for record in shown(bot, question)]
     assert first == texts.THINKING, "a sign before the model's first word"
@@ -458,21 +468,23 @@ def test_an_answer_costs_few_calls(bot: Site, platform: str) -> None:
 
 
 @BOTH
+@INTAKES
 @pytest.mark.soak
-def test_the_first_sign_and_the_first_words_come_soon(bot: Site, platform: str) -> None:
+def test_the_first_sign_and_the_first_words_come_soon(bot: Site, platform: str, intake: str) -> None:
     """Of twenty answers one after the other; the model is silent for two seconds."""
     signs_after, words_after = [], []
     for _ in range(20):
         bot.control.set_model_answer(WORDS, before=2.0, pace=PACE)
         began = time.time()
-        question = ask(bot, platform)
+        question = ask(bot, platform, intake=intake)
         sign, words = eventually(partial(first_two, bot, question))
         [asked] = bot.control.records(kind="model")[-1:]
         signs_after.append(sign.time - began)
         words_after.append(words.time - asked.time - 2.0)
         assert answers(bot, question) == [WORDS]
         bot.control.reset()
-    print(f"{platform}: a sign after {summary(signs_after)}, words after the model's first {summary(words_after)}")
+    print(f"{platform}, {intake}: a sign after {summary(signs_after)}")
+    print(f"words after the model's first {summary(words_after)}")
     assert sorted(signs_after)[18] < 1.0
     assert sorted(words_after)[18] < 0.5
 
@@ -542,20 +554,32 @@ def test_who_takes_over_a_card_that_nobody_has_seen_yet(bot: Site, platform: str
     assert card(bot, question)["text"] == WORDS
 
 
+@INTAKES
 @pytest.mark.soak
-def test_workers_killed_at_any_moment_of_growing(tmp_path: Path) -> None:
-    """Each answer grows for two seconds, and a worker is killed every two: none is open in the end, none doubled."""
+def test_killed_at_any_moment_of_growing(tmp_path: Path, intake: str) -> None:
+    """Each answer grows for two seconds, and a worker is killed every two: none is open in the end, none doubled.
+
+    Over connections receivers are killed, and all connections cut, in between.
+    """
     plan = Plan(rate=6, duration=30, duplicates=0.2, retries=RETRIES, timeout=5.0, settle=180.0)
     kills = [
         (2.0 + 2.5 * number + secrets.randbelow(1000) / 1000, f"worker-{'ab'[number % 2]}") for number in range(10)
     ]
-    with site(tmp_path, APP, {"card_calls": CALLS}) as bot:
+    over_connections = intake == "connection"
+    if over_connections:
+        others = ("receiver-a", "cut", "receiver-b", "cut") * 2
+        kills = sorted([*kills, *((3.5 + 3.0 * number, victim) for number, victim in enumerate(others))])
+    with site(tmp_path, APP, {"card_calls": CALLS, **STREAM}, None, CONNECTION) as bot:
+        if over_connections:
+            for name in ("receiver-a", "receiver-b"):
+                bot.run(name)
+            connected(bot, 2)
         bot.control.set_model_answer(None, before=0.5, pace=0.7)
-        report = under_load(bot, plan, kills)
+        report = under_load(bot, plan, kills, callbacks=not over_connections)
         assert_kept(report, bot)
         assert not open_cards(bot)
         cards = bot.control.cards()
-        print(f"{len(cards)} of {report.messages} answers on cards")
+        print(f"{intake}: {len(cards)} of {report.messages} answers on cards")
         assert len(cards) > report.messages / 2
 
 
