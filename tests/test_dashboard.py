@@ -8,8 +8,7 @@ import subprocess
 
 import pytest
 import yaml
-
-from tests.rendering import evaluate, render
+from rendering import evaluate, render
 
 PAGE = "dashboard.html"
 LANGUAGES = sorted(evaluate("monitoring", "__monitoring_words"))

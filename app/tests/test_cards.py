@@ -91,7 +91,7 @@ def open_cards(bot: Site) -> list[dict[str, Any]]:
 @BOTH
 @INTAKES
 def test_an_answer_grows(bot: Site, platform: str, intake: str) -> None:
-    bot.control.set_model_answer(WORDS, before=1.5, pace=PACE)
+    bot.control.set_model_answer(WORDS, before=1.5, pace=2 * PACE)
     question = ask(bot, platform, intake=intake)
     assert answers(bot, question) == [WORDS]
     first, *growing, last = [record.text for record in shown(bot, question)]
