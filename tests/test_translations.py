@@ -10,7 +10,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.zh.md"), *ROOT.glob("docs/**/*.zh.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 #: Pages that an operator needs first.
-FIRST = ("availability", "backup", "changing", "dingtalk", "disaster", "feishu", "growing", "models", "no-answer", "rules")
+FIRST = (
+    "availability",
+    "backup",
+    "changing",
+    "dingtalk",
+    "disaster",
+    "feishu",
+    "growing",
+    "languages",
+    "models",
+    "no-answer",
+    "rules",
+)
 
 
 def english(page: Path) -> Path:
