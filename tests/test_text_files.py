@@ -79,6 +79,16 @@ def test_one_that_is_to_be_absent_is_not_rendered(write: Write, tmp_path: Path) 
     assert not (tmp_path / "given").exists()
 
 
+def test_one_that_a_program_refuses_does_not_take_its_place(write: Write, tmp_path: Path) -> None:
+    file = {"path": str(tmp_path / "script"), "content": "true\n", "mode": "0600", "validate": "sh -n %s"}
+    assert write(file)["changed"]
+    refused = write(file | {"content": "if\n"})
+    assert refused["failed"]
+    assert f"{file['path']} stays as it was, sh refuses the new one: {file['path']}: " in refused["msg"]
+    assert (tmp_path / "script").read_text() == "true\n"
+    assert not list(tmp_path.glob(".script*"))
+
+
 @pytest.mark.parametrize(
     ("file", "said"),
     [

@@ -20,7 +20,7 @@ HOST = Path(__file__).resolve().parent.parent / "host" / "text_files.py"
 LOAD = "import sys; exec(compile(sys.stdin.read(int(sys.stdin.readline())), 'text_files', 'exec'))"
 COMMAND = shlex.join(["/usr/bin/python3", "-Ic", LOAD])
 SOURCES = ("template", "file", "content")
-DEFAULTS = {"mode": "0644", "owner": "root", "group": "root", "state": "present"}
+DEFAULTS = {"mode": "0644", "owner": "root", "group": "root", "state": "present", "validate": ""}
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed

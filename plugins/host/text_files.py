@@ -10,6 +10,8 @@ import grp
 import json
 import os
 import pwd
+import shlex
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -45,7 +47,16 @@ def identifiers(owner: str, group: str, check: bool) -> tuple[int, int]:
         return -1, -1
 
 
-def write(path: str, wanted: State) -> None:
+def check(draft: str, command: str, path: str) -> None:
+    """Has a command, in which ``%s`` stands for the file, look at what is to become ``path``; ends if it refuses."""
+    argv = [word.replace("%s", draft) for word in shlex.split(command)]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603  # the role's own
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).replace(draft, path)
+        sys.exit(f"{path} stays as it was, {argv[0]} refuses the new one: {' '.join(said.split())}")
+
+
+def write(path: str, wanted: State, validate: str) -> None:
     """Replaces the file atomically; a missing folder is made, and closed to others if the file is."""
     target = Path(path)
     target.parent.mkdir(mode=0o755 if wanted.mode & 0o077 else 0o700, parents=True, exist_ok=True)
@@ -56,6 +67,8 @@ def write(path: str, wanted: State) -> None:
             os.fchown(number, wanted.owner, wanted.group)
             os.fchmod(number, wanted.mode)
             file.write(wanted.content)
+        if validate:
+            check(draft, validate, path)
         Path(draft).replace(target)
     except BaseException:
         Path(draft).unlink()
@@ -80,7 +93,7 @@ def main() -> None:
         if call["check"]:
             continue
         if wanted:
-            write(path, wanted)
+            write(path, wanted, file["validate"])
         else:
             Path(path).unlink()
     json.dump({"paths": [entry["after_header"] for entry in diff], "diff": diff if call["diff"] else []}, sys.stdout)

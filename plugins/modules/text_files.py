@@ -21,6 +21,12 @@ options:
       mode: {description: "Its permissions, octal.", type: str, default: "0644"}
       owner: {description: To whom it belongs; in check mode the account may be missing yet., type: str, default: root}
       group: {description: The same for the group., type: str, default: root}
+      validate:
+        description:
+          - A command that looks at the new file, C(%s), before that takes its place, and refuses it by its exit status.
+          - It does not run in check mode. Files before a refused one are written already.
+        type: str
+        default: ""
       state: {description: Whether it is to be there., type: str, choices: [present, absent], default: present}
 author: [clawdbot-ops]
 """
