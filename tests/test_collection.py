@@ -1,8 +1,11 @@
 """The repository is a collection as well: other projects use its roles and plugins by full name."""
 
+import grp
 import os
+import pwd
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,32 @@ PLAY = """
       redis_password: "{{ password }}"
     - role: clawdbot.ops.ssh
 """
+# What whoever runs it may do, root or not.
+OWN = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - clawdbot.ops.text_files:
+        files:
+          - path: PATH/url
+            content: "{{ 'https' | clawdbot.ops.site_url('bot.example.com', 443) }}"
+            validate: grep -q example %s
+            owner: OWNER
+            group: GROUP
+"""
+# Tests of ansible-test that need no network; two more that need none know no Chinese quotes and no programs of roles.
+SANITY = (
+    "compile",
+    "empty-init",
+    "line-endings",
+    "no-assert",
+    "no-get-exception",
+    "no-illegal-filenames",
+    "replace-urlopen",
+    "symlinks",
+    "use-argspec-type-path",
+    "use-compat-six",
+)
 # What lies about in a folder in which somebody works, and is nobody else's business.
 PRIVATE = (
     ".cache/releases/clawdbot-1.tar.gz",
@@ -106,6 +135,25 @@ def test_roles_and_plugins_work_in_somebody_elses_project(project: Path) -> None
     for said in ("clawdbot.ops.firewall : ", "clawdbot.ops.redis : ", "clawdbot.ops.ssh : ", "+AllowTcpForwarding no"):
         assert said in done.stdout, done.stdout
     assert not (project / "greeting").exists()
+
+
+def test_actions_and_filters_work_by_their_full_names(project: Path) -> None:
+    owner, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+    play = OWN.replace("PATH", str(project)).replace("OWNER", owner).replace("GROUP", group)
+    (project / "own.yml").write_text(play, "utf-8")
+    first, second = (run("ansible-playbook", "own.yml", folder=project) for _ in range(2))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert (project / "url").read_text("utf-8") == "https://bot.example.com"
+    assert "changed=1" in first.stdout
+    assert "changed=0" in second.stdout
+
+
+def test_it_passes_what_ansible_tests_of_a_collection(project: Path) -> None:
+    options = [word for test in SANITY for word in ("--test", test)]
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    installed = project / "collections/ansible_collections/clawdbot/ops"
+    done = run("ansible-test", "sanity", "--python", version, *options, folder=installed)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_role_refuses_what_its_argument_spec_does_not_allow(project: Path) -> None:
