@@ -97,7 +97,7 @@ lint: .venv/.done app/.venv/.done ## yamllint, ansible-lint (production), ruff, 
 	ruff format --check .
 	ruff check .
 	shellcheck -x $(SHELL_SCRIPTS)
-	mypy plugins $(wildcard roles/*/files/*.py) tests docs bench/site.py bench/balance.py molecule sandbox/image
+	mypy plugins $(wildcard roles/*/files/*.py) tests docs bench/site.py bench/size.py bench/balance.py molecule sandbox/image
 	cd app && .venv/bin/mypy
 	cd simulator && ../app/.venv/bin/mypy
 
@@ -131,11 +131,11 @@ molecule: setup app/.venv/.done ## every Molecule scenario but the long ones, or
 	$(if $(ROLE),molecule test -s $(ROLE),@molecule/run.sh)
 
 .PHONY: screenshots
-screenshots: setup ## the pictures of the dashboard in docs/images, by Debian's Chromium
+screenshots: setup chat-screenshots ## the pictures in docs/images, of the dashboard and of answers that grow, by Debian's Chromium
 	SCREENSHOTS=$(CURDIR)/docs/images molecule test -s monitoring
 
 .PHONY: chat-screenshots
-chat-screenshots: app/.venv/.done ## the pictures of an answer that grows in docs/images, by Debian's Chromium
+chat-screenshots: app/.venv/.done
 	@sandbox/bootstrap.sh packages chromium fonts-wqy-microhei
 	cd app && PYTHONPATH=../simulator .venv/bin/python -m tests.screens
 
@@ -152,6 +152,10 @@ bench-app: app/.venv/.done ## a signed callback against the server's trivial rou
 .PHONY: bench-balance
 bench-balance: .venv/.done ## the bot direct and through Nginx; rendering for 500 nodes
 	bench/balance.py
+
+.PHONY: bench-size
+bench-size: .venv/.done ## 10, 100 and 1 000 hosts that do not exist: what they ask of the controller
+	bench/size.py
 
 .PHONY: bench-hardening
 bench-hardening: setup ## a stock host beside a bot host of the sandbox: Lynis, ssh-audit, systemd-analyze

@@ -20,12 +20,12 @@ def _plugins() -> None:
     init_plugin_loader([])
 
 
-def _trusted(value: Any) -> Any:
+def trusted(value: Any) -> Any:
     """Marks the texts in a value as templates, as Ansible does with its files."""
     if isinstance(value, dict):
-        return {key: _trusted(inner) for key, inner in value.items()}
+        return {key: trusted(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_trusted(inner) for inner in value]
+        return [trusted(inner) for inner in value]
     return trust_as_template(value) if isinstance(value, str) else value
 
 
@@ -35,7 +35,7 @@ def _templar(role: str, **variables: Any) -> Templar:
     for file in ("defaults", "vars"):
         if (path := ROOT / f"roles/{role}/{file}/main.yml").exists():
             said |= yaml.safe_load(path.read_text("utf-8"))
-    return Templar(loader=DataLoader(), variables={"ansible_managed": "managed"} | _trusted(said) | variables)
+    return Templar(loader=DataLoader(), variables={"ansible_managed": "managed"} | trusted(said) | variables)
 
 
 def evaluate(role: str, expression: str, **variables: Any) -> Any:

@@ -67,7 +67,7 @@ NAT = {"ansible_host": "203.0.113.10", "ssh_login": {"server": "172.16.3.4", "ad
 def test_behind_nat_a_host_has_the_address_at_which_the_login_arrived() -> None:
     assert site.site_own_address("bot1", {"bot1": NAT}) == "172.16.3.4"
     assert site.site_addresses(["bot1"], {"bot1": NAT}) == ["203.0.113.10"]
-    assert site.site_addresses(["bot1"], {"bot1": NAT}, {"bot1": "127.0.0.1"}) == ["127.0.0.1"]
+    assert site.site_host_addresses(["bot1"], {"bot1": NAT}, {"bot1": "127.0.0.1"}) == {"bot1": "127.0.0.1"}
 
 
 @pytest.mark.parametrize("written", ["2001:db8::1", "2001:DB8:0::1"])
@@ -99,12 +99,19 @@ def test_a_balancer_asks_the_bot_beside_it_at_its_loopback_address() -> None:
 )
 def test_the_port_through_which_others_are_reached_is_known(arguments: str, ports: list[int]) -> None:
     hosts = {"bastion": {"ansible_host": "203.0.113.5"}, "app1": {"ansible_ssh_common_args": arguments}}
-    assert site.site_jump_ports("bastion", hosts) == ports
-    assert site.site_jump_ports("app1", hosts) == []
+    assert site.site_jump_ports("bastion", hosts, site.site_jumps(hosts)) == ports
+    assert site.site_jump_ports("app1", hosts, site.site_jumps(hosts)) == []
+
+
+def test_a_host_that_only_its_own_login_would_go_through_leads_to_nobody() -> None:
+    through = {"ansible_ssh_common_args": "-J bastion:2222"}
+    for others, ports in (({}, []), ({"app1": through}, [2222])):
+        hosts = {"bastion": through, **others}
+        assert site.site_jump_ports("bastion", hosts, site.site_jumps(hosts)) == ports
 
 
 def test_a_host_through_which_others_are_reached_keeps_forwarding(tmp_path: Path) -> None:
-    play = {"hosts": "all", "connection": "local", "gather_facts": False}
+    play = {"hosts": "all", "connection": "local", "gather_facts": False, "roles": ["site"]}
     defaults = yaml.safe_load((PLAYBOOKS.parent / "roles/ssh/defaults/main.yml").read_text("utf-8"))
     harden = yaml.safe_load((PLAYBOOKS / "harden.yml").read_text("utf-8"))[1]["vars"]
     names = ("ssh_jump_host", "ssh_allow_tcp_forwarding")

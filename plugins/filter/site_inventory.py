@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
@@ -75,40 +75,59 @@ def site_own_address(host: str, hostvars: HostVars) -> str:
     return written if not login.get("addresses") or same_address(written, login["addresses"]) else str(login["server"])
 
 
-def site_addresses(hosts: Iterable[str], hostvars: HostVars, here: Mapping[str, str] | None = None) -> list[str]:
-    """Addresses of ``hosts`` in their order, each once.
+def site_host_addresses(
+    hosts: Iterable[str], hostvars: HostVars, here: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Address of each of ``hosts``, in their order.
 
     Args:
         hosts: inventory names.
         hostvars: Ansible's ``hostvars``.
         here: the host that will use the addresses, and the one under which it reaches itself.
     """
-    return list(dict.fromkeys((here or {}).get(host) or address(host, hostvars) for host in hosts))
+    return {host: (here or {}).get(host) or address(host, hostvars) for host in hosts}
 
 
-def site_jump_ports(host: str, hostvars: HostVars) -> list[int]:
-    """Ports of ``host`` at which the logins of other hosts come through it (``ProxyJump``, ``-J``, ``ProxyCommand``).
+def site_addresses(hosts: Iterable[str], hostvars: HostVars) -> list[str]:
+    """Addresses of ``hosts`` in their order, each once."""
+    return list(dict.fromkeys(site_host_addresses(hosts, hostvars).values()))
 
-    Sources: ``ansible_ssh_common_args`` and ``ansible_ssh_extra_args`` of all hosts; ssh_config(5), ProxyJump.
+
+def hops(arguments: str) -> Iterator[tuple[str, int]]:
+    """Hosts through which a login with these ``arguments`` of ssh goes, and words that may be one, with ports.
+
+    Source: ssh_config(5), ProxyJump.
     """
-    variables = hostvars[host]
-    names = {host, *(str(variables[key]) for key in ("ansible_host", "site_address") if variables.get(key))}
-    ports: list[int] = []
-    for other in hostvars:
-        if other == host:
-            continue
+    for several in re.findall(r"(?:-J\s*|ProxyJump[=\s]\s*)([^\s'\"]+)", arguments):
+        for hop in several.split(","):
+            found = re.fullmatch(r"(?:ssh://)?(?:[^@]*@)?(?:\[([^]]+)]|([^:]+))(?::(\d+))?", hop)
+            if found:
+                yield found[1] or found[2], int(found[3] or 22)
+    for command in re.findall(r"ProxyCommand[=\s]\s*(.*)", arguments):
+        given = re.search(r"(?:-p\s*|Port[=\s])(\d+)", command)
+        for word in re.split(r"[\s@'\"]+", command):
+            yield word, int(given[1]) if given else 22
+
+
+def site_jumps(hostvars: HostVars) -> dict[str, list[tuple[int, str]]]:
+    """For each name or address that logins go through (``ProxyJump``, ``ProxyCommand``) the ports, and whose logins.
+
+    Sources: ``ansible_ssh_common_args`` and ``ansible_ssh_extra_args`` of all hosts.
+    """
+    found: dict[str, list[tuple[int, str]]] = {}
+    for host in hostvars:
+        variables = hostvars[host]
         for key in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
-            said = str(hostvars[other].get(key) or "")
-            for hops in re.findall(r"(?:-J\s*|ProxyJump[=\s]\s*)([^\s'\"]+)", said):
-                for hop in hops.split(","):
-                    found = re.fullmatch(r"(?:ssh://)?(?:[^@]*@)?(?:\[([^]]+)]|([^:]+))(?::(\d+))?", hop)
-                    if found and (found[1] or found[2]) in names:
-                        ports.append(int(found[3] or 22))
-            for command in re.findall(r"ProxyCommand[=\s]\s*(.*)", said):
-                if names & set(re.split(r"[\s@'\"]+", command)):
-                    given = re.search(r"(?:-p\s*|Port[=\s])(\d+)", command)
-                    ports.append(int(given[1]) if given else 22)
-    return list(dict.fromkeys(ports))
+            for name, port in hops(str(variables.get(key) or "")):
+                found.setdefault(name, []).append((port, host))
+    return found
+
+
+def site_jump_ports(host: str, hostvars: HostVars, jumps: Mapping[str, Iterable[tuple[int, str]]]) -> list[int]:
+    """Ports of ``host`` at which the logins of other hosts come through it, of ``jumps`` as `site_jumps` gives them."""
+    variables = hostvars[host]
+    names = [host, *(str(variables[key]) for key in ("ansible_host", "site_address") if variables.get(key))]
+    return list(dict.fromkeys(port for name in names for port, comer in jumps.get(name, ()) if comer != host))
 
 
 def site_groups(
@@ -217,12 +236,9 @@ def site_behind(
     agreements: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], there: Collection[str]
 ) -> dict[str, list[str]]:
     """For each name in ``site_agreements`` the hosts that use it and are not among those that are ``there``."""
+    arrived = set(there)
     return {
-        name: [
-            host
-            for host in site_hosts(groups)
-            if host not in there and set(each["users"]) & set(site_groups_of(groups, host))
-        ]
+        name: [host for host in site_hosts({group: groups[group] for group in each["users"]}) if host not in arrived]
         for name, each in agreements.items()
     }
 
@@ -350,10 +366,12 @@ class FilterModule:
         """Names of the filters."""
         return {
             "site_names": site_names,
+            "site_host_addresses": site_host_addresses,
             "site_addresses": site_addresses,
             "site_own_address": site_own_address,
             "site_private_hosts": site_private_hosts,
             "site_public_address": site_public_address,
+            "site_jumps": site_jumps,
             "site_jump_ports": site_jump_ports,
             "site_groups": site_groups,
             "site_groups_of": site_groups_of,

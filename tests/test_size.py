@@ -1,0 +1,71 @@
+"""What one host asks for does not grow with the number of the others; the work for all of them is in proportion."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import site_inventory as site
+import yaml
+from rendering import ROOT, evaluate, trusted
+
+# What the run has looked up once for all hosts.
+NEIGHBOURS = yaml.safe_load((ROOT / "playbooks/tasks/neighbours.yml").read_text("utf-8"))[0]["ansible.builtin.set_fact"]
+HARDEN = next(
+    play["vars"]
+    for play in yaml.safe_load((ROOT / "playbooks/harden.yml").read_text("utf-8"))
+    if play["name"] == "Harden"
+)
+
+
+class HostVars(Mapping[str, Mapping[str, Any]]):
+    """Ansible's ``hostvars`` of so many nodes and four hosts more; counts the reads, which are what costs time."""
+
+    def __init__(self, nodes: int) -> None:
+        self.groups = {
+            "loadbalancer": ["lb1", "lb2"],
+            "clawdbot": [f"app{n}" for n in range(nodes)],
+            "redis": ["redis1"],
+            "monitoring": ["mon1"],
+        }
+        self.names = site.site_hosts(self.groups)
+        self.asked = 0
+
+    def __getitem__(self, host: str) -> Mapping[str, Any]:
+        self.asked += 1
+        number = self.names.index(host)
+        return {"ansible_host": f"10.0.{number // 250}.{number % 250 + 1}", "clawdbot_feishu_app_id": "cli_1"}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def neighbours(hostvars: HostVars, host: str = "app1") -> dict[str, Any]:
+    """The variables of a play on ``host`` after `NEIGHBOURS`."""
+    given = {"groups": hostvars.groups | {"all": hostvars.names}, "hostvars": hostvars, "inventory_hostname": host}
+    return given | {name: evaluate("site", name, **given) for name in NEIGHBOURS}
+
+
+@pytest.mark.parametrize("nodes", [6, 96])
+def test_each_host_is_looked_at_a_few_times_a_run(nodes: int) -> None:
+    hostvars = HostVars(nodes)
+    neighbours(hostvars)
+    assert len(hostvars) <= hostvars.asked <= 4 * len(hostvars)
+
+
+@pytest.mark.parametrize("host", ["app1", "lb1"])
+def test_hardening_a_host_looks_at_no_more_others_where_there_are_more(host: str) -> None:
+    login = {"port": 22, "listens": 22, "client": "192.0.2.1", "server": "10.0.0.1", "addresses": {}}
+    asked, sources = [], []
+    for nodes in (6, 96):
+        hostvars = HostVars(nodes)
+        variables = trusted(HARDEN) | neighbours(hostvars, host) | {"ssh_login": login}
+        hostvars.asked = 0
+        made = {name: evaluate("site", name, **variables) for name in HARDEN}
+        assert set(made["base_hosts"]) == set(hostvars)
+        asked.append(hostvars.asked)
+        sources.append([len(service["sources"]) for service in made["firewall_services"]])
+    assert asked[0] == asked[1]
+    assert sources[0] == sources[1]
