@@ -1,6 +1,8 @@
 """What one host asks for does not grow with the number of the others; the work for all of them is in proportion."""
 
+import subprocess
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,3 +71,27 @@ def test_hardening_a_host_looks_at_no_more_others_where_there_are_more(host: str
         sources.append([len(service["sources"]) for service in made["firewall_services"]])
     assert asked[0] == asked[1]
     assert sources[0] == sources[1]
+
+
+@pytest.mark.parametrize(
+    ("inventory", "said"),
+    [(["app1", "app2", "spare 1", "app10"], ["neighbour spare 1"]), (["app1", "app2", "app10"], [])],
+)
+def test_of_all_its_neighbours_a_host_names_those_that_are_none_any_more(
+    inventory: list[str], said: list[str], tmp_path: Path
+) -> None:
+    known = "".join(f"10.0.0.{n} {name}\n" for n, name in enumerate(("app1", "spare 1", "app10")))
+    (tmp_path / "hosts").write_text(
+        f"127.0.0.1 spare\n# BEGIN Ansible managed: role base\n{known}# END Ansible managed: role base\n", "utf-8"
+    )
+    plays = yaml.safe_load((ROOT / "playbooks/leave.yml").read_text("utf-8"))
+    files = yaml.safe_load((ROOT / "playbooks/vars/leave.yml").read_text("utf-8"))
+    look = plays[0]["tasks"][0]["ansible.builtin.raw"]
+    groups = {"clawdbot": ["app1", "app2", "app10"], "redis": [], "loadbalancer": [], "monitoring": []}
+    variables = trusted(files | {"leave_parts": [], "look": look}) | {
+        "site_groups": groups,
+        "groups": {"all": inventory},
+    }
+    script = str(evaluate("site", "look", **variables)).replace("/etc/hosts", str(tmp_path / "hosts"))
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == said

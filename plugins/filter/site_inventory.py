@@ -184,6 +184,12 @@ def site_hosts(groups: Mapping[str, list[str]]) -> list[str]:
     return list(dict.fromkeys(host for group in SITE_GROUPS for host in groups.get(group, [])))
 
 
+def site_strangers(everybody: Iterable[str], groups: Mapping[str, list[str]], leaving: Iterable[str]) -> list[str]:
+    """Hosts among ``everybody`` that are not of the installation, and not about to leave it."""
+    ours = {*site_hosts(groups), *leaving}
+    return [host for host in everybody if host not in ours]
+
+
 def site_firewall(
     services: Iterable[Mapping[str, Any]],
     host: str,
@@ -377,6 +383,7 @@ class FilterModule:
             "site_groups_of": site_groups_of,
             "site_patterns": site_patterns,
             "site_hosts": site_hosts,
+            "site_strangers": site_strangers,
             "site_firewall": site_firewall,
             "site_agreed": site_agreed,
             "site_behind": site_behind,
