@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from clawdbot import texts
 from clawdbot_simulator.load import Load, Plan, Report
 
 from .conftest import eventually
@@ -32,6 +34,8 @@ def under_load(
     are all connections of the bot.
     """
     reports: list[Report] = []
+    # On a machine that is busy with other things, some wait so long that the bot asks them for patience.
+    plan = dataclasses.replace(plan, notices=(texts.STILL_WORKING,))
     load = Load(plan, bot.control, bot.url if callbacks else "")
     thread = threading.Thread(target=lambda: reports.append(load.run()))
     begin = time.monotonic()

@@ -40,6 +40,7 @@ class Plan:
     retries: Sequence[float] = ()  # seconds until a failed callback is sent again; () = never
     timeout: float = CALLBACK_TIMEOUT  # seconds a callback may take, or an acknowledgement until it is sent again
     settle: float = 60.0  # seconds to wait for the last answers
+    notices: Sequence[str] = ()  # what the bot says to who waits for long, which is no answer
 
 
 @dataclass
@@ -273,7 +274,7 @@ class Load:
         for record in records:
             found = re.search(rf"load-{self._run}-(\d+)", record.text)
             message = self._by_id.get(record.answers) or (found and self._messages[int(found[1])])
-            if message:
+            if message and record.text not in self._plan.notices:
                 message.answers.append(record)
         return records[-1].seq if records else seen
 

@@ -65,6 +65,15 @@ def test_second_answers(sim: Control) -> None:
     assert (report.ok, report.answered_twice) == (False, 10)
 
 
+def test_who_waits_for_long_may_be_told(sim: Control) -> None:
+    def slow(_number: int, text: str) -> list[str]:
+        return ["Wait", text]
+
+    plan = replace(PLAN, rate=20)
+    assert run(sim, slow, plan).answered_twice == 20
+    assert run(sim, slow, replace(plan, notices=["Wait"])).answered_once == 20
+
+
 def test_apologies(sim: Control) -> None:
     report = run(sim, lambda number, text: ["Sorry"] if number % 10 == 0 else [text])
     assert (report.ok, report.wrong_answers) == (False, 10)
