@@ -46,6 +46,10 @@ demo: sandbox ## from nothing to a bot that answers: sandbox hosts, site.yml, a 
 	@$(PLAY) sandbox/tour.yml >/dev/null
 	@cat .cache/sandbox/tour.txt
 
+.PHONY: demo-ha
+demo-ha: ## the same on three equal servers, any of which may die
+	@$(MAKE) --no-print-directory demo INVENTORY=inventories/sandbox-ha
+
 .PHONY: site
 site: setup ## run site.yml on INVENTORY (default: the sandbox)
 	@$(PLAY) site.yml
@@ -170,6 +174,7 @@ soak: setup app/.venv/.done ## the long runs: a cluster's life, changed values, 
 	molecule test -s lifecycle
 	molecule test -s change
 	molecule test -s cloud
+	molecule test -s ha
 	ONE_HOST= molecule/run.sh
 	SINGLE_SECONDS=600 molecule test -s single
 	SSH_DEATHS=every molecule test -s ssh

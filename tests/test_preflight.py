@@ -382,6 +382,29 @@ def test_two_redis_hosts_are_refused_whichever_is_first(preflight: Run) -> None:
     assert "hosts.yml:9: redis: the group has 2 hosts (redis2, redis1), which cannot agree on who leads" in done.stdout
 
 
+BALANCERS = "lb1: {ansible_host: 192.0.2.1}, lb2: {ansible_host: 192.0.2.2}"
+
+
+@pytest.mark.parametrize(
+    ("balancers", "addresses", "cure"),
+    [
+        (BALANCERS, "[192.0.2.100/24, 192.0.2.101/24]", ""),
+        ("lb1: {ansible_host: 192.0.2.1}", "[192.0.2.100/24]", "moves between two balancers or more"),
+        (BALANCERS, "[192.0.2.3/24, 192.0.2.4/24, 192.0.2.5/24]", "has 3 addresses for 2 balancers"),
+        (BALANCERS, "[192.0.2.100]", "'192.0.2.100' is no address with the length of its network"),
+        (BALANCERS, "[192.0.2.2/24]", "192.0.2.2 is that of lb2 alone"),
+        (BALANCERS, "[192.0.2.130/25]", "192.0.2.130/25 is not in the network of lb1"),
+    ],
+)
+def test_floating_addresses_have_balancers_to_move_between(
+    balancers: str, addresses: str, cure: str, preflight: Run
+) -> None:
+    hosts = GOOD_HOSTS.replace("lb1: {ansible_host: 192.0.2.1}", balancers)
+    done = preflight(hosts, GOOD_VARS + f"site_floating_addresses: {addresses}\n")
+    assert (done.returncode == 0) == (not cure), done.stdout
+    assert cure in done.stdout
+
+
 @pytest.mark.parametrize("limit", ["app2", "app*", "redis", "@RETRY", "all:!app1"])
 def test_limit_leaves_the_check_whole(limit: str, preflight: Run, tmp_path: Path) -> None:
     (tmp_path / "site.retry").write_text("app2\n", "utf-8")
@@ -656,7 +679,7 @@ def test_an_intake_is_one_that_the_platform_has(preflight: Run) -> None:
         assert expected in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["single", "cluster", "office"])
+@pytest.mark.parametrize("name", ["single", "cluster", "ha", "office"])
 def test_an_example_inventory_passes_once_its_secrets_are_filled_in(name: str, root: Path, tmp_path: Path) -> None:
     inventory = tmp_path / name
     shutil.copytree(root / "inventories" / name, inventory, ignore=shutil.ignore_patterns("secrets.yml"))
@@ -752,6 +775,13 @@ def test_acme_needs_a_name_and_an_address(preflight: Run) -> None:
     done = preflight(variables=GOOD_VARS + "loadbalancer_tls: acme\n")
     for key in ("site_domain", "loadbalancer_acme_email"):
         assert f"{key}: is missing; loadbalancer_tls: acme needs it" in " ".join(done.stdout.split())
+
+
+def test_acme_is_for_one_balancer(preflight: Run) -> None:
+    hosts = GOOD_HOSTS.replace("lb1: {ansible_host: 192.0.2.1}", BALANCERS)
+    acme = "site_domain: bot.example.com\nloadbalancer_tls: acme\nloadbalancer_acme_email: ops@example.com\n"
+    assert preflight(variables=GOOD_VARS + acme).returncode == 0
+    assert "loadbalancer_tls: an authority asks one balancer only" in preflight(hosts, GOOD_VARS + acme).stdout
 
 
 def test_the_former_name_of_a_variable_is_refused_with_the_new_one(preflight: Run) -> None:

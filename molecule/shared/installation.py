@@ -65,6 +65,8 @@ class Installation:
             self.hosts[host].update(more)
         self.groups = dict(groups)
         self.outside, self.balancer = groups["internet"][0], groups["loadbalancer"][0]
+        # Address to which the world writes.
+        self.front = self.hosts[self.balancer]["ansible_host"]
         self.folder = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / name
         self.folder.mkdir(exist_ok=True)
         if not (self.folder / "group_vars").exists():
@@ -143,7 +145,7 @@ class Installation:
             a dict that gets the simulator's report when the load is over, and a summary for people.
         """
         report: dict[str, Any] = {}
-        host, balancer = self.hosts[self.outside], self.hosts[self.balancer]
+        host = self.hosts[self.outside]
         run = subprocess.Popen(
             [
                 *["ssh", "-i", host["ansible_private_key_file"], "-o", "StrictHostKeyChecking=no"],
@@ -152,7 +154,7 @@ class Installation:
                 "sudo systemd-run --quiet --collect --pipe --wait --unit=load --working-directory=/opt/simulator"
                 f" python3 -m clawdbot_simulator load --config config.json --settle 90 --duration {LONGEST_LOAD}"
                 f" --rate {RATE} --duplicates {TWICE} --conversations {CONVERSATIONS}"
-                f" --callback-base http://{balancer['ansible_host']}",
+                f" --callback-base http://{self.front}",
             ],
             # Of its own: ssh does not let it block, and Ansible, which would share it, wants it to.
             stdin=subprocess.DEVNULL,

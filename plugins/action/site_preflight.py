@@ -99,7 +99,7 @@ NETWORKS: dict[str, tuple[str | re.Pattern[str], str]] = {
 }
 
 #: What the hosts tell each other, besides the ports of their services.
-SHARED = ("site_domain", "site_redis_password", "site_alerts_token")
+SHARED = ("site_domain", "site_redis_password", "site_alerts_token", "site_floating_addresses")
 
 #: Variables of Ansible's own that are looked at.
 CONNECTION: dict[str, dict[str, Any]] = {"ansible_port": {"type": "int"}}
@@ -315,7 +315,7 @@ class Plays:
         #: Each port that other hosts have to know, and the groups on whose hosts it is taken.
         self.services: dict[str, set[str]] = {}
         for service in site.get("site_services", []):
-            for name in re.findall(r"site_\w+_ports?\b", f"{service['port']} {service.get('former', '')}"):
+            for name in re.findall(r"site_\w+_ports?\b", f"{service.get('port')} {service.get('former', '')}"):
                 self.services.setdefault(name, set()).add(service["on"])
         own = {
             name: {"monitoring"} for name, value in site.items() if name.endswith("_port") and isinstance(value, int)
@@ -504,6 +504,7 @@ class Preflight:
         self.check_addresses()
         self.check_shared()
         self.check_members()
+        self.check_front()
         for host, variables in self.hosts.items():
             self.check_names(host, variables)
             self.check_values(host, variables)
@@ -599,6 +600,32 @@ class Preflight:
         if nodes and all(map(is_out, nodes)):
             first = next(iter(nodes))
             self.add("site_member_down", "every node is down or a backup; leave one in regular service", first)
+
+    def check_front(self) -> None:
+        """Addresses that move have balancers to move between, in whose network they are."""
+        name = "site_floating_addresses"
+        balancers = self.groups.get("loadbalancer", [])
+        written = next(iter(self.hosts.values()), {}).get(name)
+        if not isinstance(written, list) or not written:
+            return
+        if len(balancers) < TOO_FEW_TO_AGREE:
+            self.add(name, "an address moves between two balancers or more; write more, or take it out")
+        elif len(written) > len(balancers):
+            self.add(name, f"has {len(written)} addresses for {len(balancers)} balancers; each owns one at most")
+        for each in map(str, written):
+            try:
+                found = ipaddress.ip_interface(each)
+            except ValueError:
+                found = None
+            if found is None or "/" not in each:
+                self.add(name, f"{each!r} is no address with the length of its network, such as 10.0.0.100/24")
+                continue
+            for host in balancers:
+                own = self.hosts[host].get("site_address") or self.hosts[host].get("ansible_host") or host
+                if str(own) == str(found.ip):
+                    self.add(name, f"{own} is that of {host} alone; write a free one")
+                elif self.is_address(own) and ipaddress.ip_address(str(own)) not in found.network:
+                    self.add(name, f"{each} is not in the network of {host} ({own}), which could not have it")
 
     def check_shared(self) -> None:
         """What several hosts have to agree on is the same for all."""
@@ -792,13 +819,17 @@ class Preflight:
             )
 
     @staticmethod
-    def is_name(written: str) -> bool:
-        """Whether it is a name or an address, by which others reach a host."""
+    def is_address(written: object) -> bool:
+        """Whether it is an IP address."""
         try:
-            ipaddress.ip_address(written)
+            ipaddress.ip_address(str(written))
         except ValueError:
-            return bool(DOMAIN.fullmatch(written)) and not written.startswith(".")
+            return False
         return True
+
+    def is_name(self, written: str) -> bool:
+        """Whether it is a name or an address, by which others reach a host."""
+        return self.is_address(written) or (bool(DOMAIN.fullmatch(written)) and not written.startswith("."))
 
     def check_certificate(self, host: str, variables: Mapping[str, Any]) -> None:
         """A certificate that the platforms trust has a name, and a provided one fits the name and its key."""
@@ -814,6 +845,9 @@ class Preflight:
             )
         if kind == "acme":
             self.check_acme(host, text(variables, "site_domain"), text(variables, "loadbalancer_acme_email"))
+            if len(self.groups["loadbalancer"]) > 1:
+                cure = "an authority asks one balancer only, where the name leads; with several write provided"
+                self.add("loadbalancer_tls", cure, host)
         if kind == "acme" or missing:
             return
         texts = []

@@ -199,9 +199,9 @@ def site_firewall(
     """Rules for the firewall of ``host``.
 
     Args:
-        services: rows of ``site_services``: name, port, ``on`` (group that offers it, or ``site`` for
-            every host), ``to`` (groups that may use it, or ``any``), where another port of the host serves
-            it, ``redirect``, ``former``, ports that are served as well, and ``agreed``, the name in
+        services: rows of ``site_services``: name, port, or a protocol that has none, ``on`` (group that offers it, or
+            ``site`` for every host), ``to`` (groups that may use it, or ``any``), where another port of the host
+            serves it, ``redirect``, ``former``, ports that are served as well, and ``agreed``, the name in
             ``site_agreements`` of a port whose former ones stay open.
         host: inventory name of the host that is being configured.
         groups: names of the hosts by group.
@@ -222,8 +222,10 @@ def site_firewall(
             sources = site_addresses(members, hostvars)
         if sources:
             former = (hostvars[host].get("site_former") or {}).get(service.get("agreed"), [])
-            ports = [int(port) for port in (service["port"], *service.get("former", []), *former)]
-            rule = {"name": service["name"], "protocol": "tcp", "ports": ports, "sources": sources}
+            first = [service["port"]] if "port" in service else []
+            ports = [int(port) for port in (*first, *service.get("former", []), *former)]
+            protocol = service.get("protocol", "tcp")
+            rule = {"name": service["name"], "protocol": protocol, "ports": ports, "sources": sources}
             if "redirect" in service:
                 rule["redirect"] = int(service["redirect"])
             rules.append(rule)

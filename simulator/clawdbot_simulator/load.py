@@ -84,6 +84,8 @@ class Report:
     answer_p50_ms: float
     answer_p99_ms: float
     answer_max_ms: float
+    ack_gap_ms: float  # the longest time in which no message was accepted
+    answer_gap_ms: float  # the longest time in which none was answered
 
     @property
     def ok(self) -> bool:
@@ -304,6 +306,8 @@ class Load:
             answer_p50_ms=percentile(waits, 50),
             answer_p99_ms=percentile(waits, 99),
             answer_max_ms=percentile(waits, 100),
+            ack_gap_ms=longest_gap(message.accepted for message in self._messages if message.accepted),
+            answer_gap_ms=longest_gap(message.answers[0].time for message in self._messages if message.answers),
         )
 
 
@@ -320,6 +324,11 @@ def out_of_order(messages: Iterable[Message]) -> int:
         wrong += 0 < message.accepted < latest
         latest_sent[conversation] = max(latest, message.first_sent)
     return wrong
+
+
+def longest_gap(moments: Iterable[float]) -> float:
+    """The longest time between two moments in milliseconds; 0 where there are not two."""
+    return _ms(max((after - before for before, after in itertools.pairwise(sorted(moments))), default=0.0))
 
 
 def percentile(seconds: Sequence[float], percent: int) -> float:

@@ -117,3 +117,8 @@ def test_messages_under_way_together_have_no_order(sim: Control) -> None:
 def test_percentiles() -> None:
     assert load.percentile([], 99) == 0
     assert [load.percentile([0.001 * n for n in range(1, 101)], p) for p in (50, 99, 100)] == [50, 99, 100]
+
+
+def test_the_longest_gap() -> None:
+    assert load.longest_gap([]) == load.longest_gap([1.0]) == 0
+    assert load.longest_gap([4.0, 1.0, 1.5]) == 2500

@@ -1,0 +1,144 @@
+"""Three equal servers under load: whatever dies, every message that was accepted is answered once and in order."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import yaml
+from installation import ROOT, Installation
+
+GROUPS = ("loadbalancer", "clawdbot", "redis", "monitoring")
+SERVERS = ("bot1", "bot2", "bot3")
+FRONT = "10.213.191.100"
+HEADER = ("fault", "no callback for", "no answer for", "failed", "lost", "twice", "out of order", "messages")
+ROW = "{:<44} {:>15} {:>13} {:>6} {:>4} {:>5} {:>12} {:>8}"
+
+
+@pytest.fixture(scope="session")
+def site(request: pytest.FixtureRequest) -> Installation:
+    """The installation."""
+    groups = dict.fromkeys(GROUPS[:3], SERVERS) | {"monitoring": SERVERS[:1], "internet": ["outside"]}
+    floating = {name: {"site_floating_addresses": [f"{FRONT}/17"]} for name in SERVERS}
+    site = Installation(request.config.getoption("--ansible-inventory"), groups, variables=floating)
+    site.front = FRONT
+    return site
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Faults and what the load said of each; printed at the end."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    yield rows
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n" + ROW.format(*HEADER))
+        for fault, said in rows:
+            gaps = (f"{said[gap] / 1000:.1f} s" for gap in ("ack_gap_ms", "answer_gap_ms"))
+            counts = (said[name] for name in ("failed_requests", "lost", "answered_twice", "out_of_order", "messages"))
+            print(ROW.format(fault, *gaps, *counts))
+
+
+def inside(name: str, command: str) -> str:
+    """What a command says on a server, nothing if it fails. Not over SSH, since servers lose their power."""
+    done = subprocess.run(
+        ["timeout", "5", "docker", "exec", f"clawdbot-ha-{name}", "sh", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def docker(*arguments: str) -> None:
+    subprocess.run(["docker", *arguments], check=True, capture_output=True)
+
+
+def eventually(look: Callable[[], Any], seconds: float = 90) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.5)
+    return found
+
+
+def owners() -> list[str]:
+    """Servers that have the address."""
+    return [name for name in SERVERS if inside(name, f"ip -oneline address show to {FRONT}")]
+
+
+def leaders() -> list[str]:
+    """Servers whose Redis leads."""
+    return [name for name in SERVERS if inside(name, "clawdbot-redis role").startswith("master")]
+
+
+def whole() -> bool:
+    """Whether nothing is missing: one owner, one primary that two copy, and bots that are ready."""
+    copied = "timeout 3 clawdbot-redis-group check 2 && curl -sf http://127.0.0.1:18789/ready && echo yes"
+    return len(owners()) == len(leaders()) == 1 and all("yes" in inside(name, copied) for name in SERVERS)
+
+
+@pytest.fixture
+def fault(site: Installation, table: list[tuple[str, dict[str, Any]]]) -> Callable[..., Any]:
+    """A block under load, whose account becomes a row of the table; no message that was accepted may be harmed."""
+
+    @contextmanager
+    def run(name: str) -> Iterator[dict[str, Any]]:
+        eventually(whole)
+        with site.load(forgiving=True) as said:
+            yield said
+        table.append((name, said))
+        harmed = ("lost", "answered_twice", "out_of_order", "wrong_answers")
+        assert {key: said[key] for key in harmed} == dict.fromkeys(harmed, 0), said["summary"]
+
+    return run
+
+
+def test_it_is_the_inventory_for_three_equal_servers(site: Installation) -> None:
+    inventory = yaml.safe_load((ROOT / "inventories/ha/hosts.yml").read_text())
+    assert {group: list(of["hosts"]) for group, of in inventory["all"]["children"].items()} == {
+        group: list(site.groups[group]) for group in GROUPS
+    }
+
+
+def test_the_primary_redis_dies(fault: Callable[..., Any]) -> None:
+    with fault("primary Redis killed, and started by its unit") as said:
+        inside(leaders()[0], "systemctl kill --signal=KILL redis-server")
+        time.sleep(15)
+    assert said["failed_requests"] == 0, said["summary"]
+
+
+def test_the_owner_of_the_address_loses_its_power(fault: Callable[..., Any]) -> None:
+    with fault("owner of the address powered off, and back") as said:
+        (owner,) = owners()
+        docker("kill", f"clawdbot-ha-{owner}")
+        time.sleep(20)
+        assert owner not in owners()
+        docker("start", f"clawdbot-ha-{owner}")
+        eventually(whole, 180)
+    assert said["ack_gap_ms"] < 4000, said["summary"]
+
+
+def test_the_primarys_server_freezes(fault: Callable[..., Any]) -> None:
+    with fault("server of the primary frozen for 30 s, and woken") as said:
+        (frozen,) = leaders()
+        docker("pause", f"clawdbot-ha-{frozen}")
+        time.sleep(30)
+        docker("unpause", f"clawdbot-ha-{frozen}")
+        eventually(whole, 120)
+    assert said["answer_gap_ms"] < 20000, said["summary"]
+
+
+def test_all_reboot_in_turn(site: Installation, fault: Callable[..., Any]) -> None:
+    for name in SERVERS:
+        site.reboots_like_a_machine(name)
+        inside(name, "touch /run/reboot-required")
+    before = {name: inside(name, "cat /proc/1/stat | cut -d' ' -f22") for name in SERVERS}
+    with fault("all three rebooted in turn by playbooks/patch.yml") as said:
+        site.play("playbooks/patch.yml")
+    assert not set(before.items()) & {(name, inside(name, "cat /proc/1/stat | cut -d' ' -f22")) for name in SERVERS}
+    assert said["ack_gap_ms"] < 4000, said["summary"]
