@@ -71,6 +71,7 @@ class Report:
     answered_once: int
     lost: int  # accepted, never answered
     answered_twice: int  # or more often
+    doubled: dict[str, int]  # these by platform, and whether the answers say the same
     out_of_order: int
     wrong_answers: int  # answered once, but not with the question's own text (an apology)
     failed_requests: int
@@ -95,13 +96,15 @@ class Report:
 
     def summary(self) -> str:
         """One line for people."""
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in self.failures.items())
+        reasons, doubled = (
+            f" ({', '.join(f'{count} x {what}' for what, count in counts.items())})" if counts else ""
+            for counts in (self.failures, self.doubled)
+        )
         return (
             f"{'ok' if self.ok else 'FAILED'}: {self.messages} messages at {self.rate:.1f}/s: "
             f"{self.accepted} accepted, {self.answered_once} answered once, {self.lost} lost, "
-            f"{self.answered_twice} answered twice, {self.out_of_order} out of order, "
-            f"{self.wrong_answers} wrong answers, {self.failed_requests} failed requests"
-            f"{f' ({reasons})' if reasons else ''}; "
+            f"{self.answered_twice} answered twice{doubled}, {self.out_of_order} out of order, "
+            f"{self.wrong_answers} wrong answers, {self.failed_requests} failed requests{reasons}; "
             f"accepted in {self.ack_p50_ms:.0f} ms (p99 {self.ack_p99_ms:.0f}), "
             f"answered in {self.answer_p50_ms:.0f} ms (p99 {self.answer_p99_ms:.0f}); "
             f"sent at most {self.lag_ms:.0f} ms late"
@@ -284,6 +287,7 @@ class Load:
         once = [message for message in self._messages if len(message.answers) == 1]
         waits = [max(m.answers[0].time - m.first_sent, 0.0) for m in once]
         seconds = max((m.first_sent for m in self._messages), default=begin) - begin + 1 / self._plan.rate
+        twice = [message for message in self._messages if len(message.answers) > 1]
         acks = self._acks
         count = len(self._messages)
         return Report(
@@ -292,7 +296,8 @@ class Load:
             accepted=sum(m.accepted > 0 for m in self._messages),
             answered_once=len(once),
             lost=sum(m.accepted > 0 and not m.answers for m in self._messages),
-            answered_twice=sum(len(m.answers) > 1 for m in self._messages),
+            answered_twice=len(twice),
+            doubled=dict(Counter(map(doubling, twice))),
             out_of_order=out_of_order(self._messages),
             wrong_answers=sum(m.question.text not in m.answers[0].text for m in once),
             failed_requests=self._failures.total(),
@@ -324,6 +329,12 @@ def out_of_order(messages: Iterable[Message]) -> int:
         wrong += 0 < message.accepted < latest
         latest_sent[conversation] = max(latest, message.first_sent)
     return wrong
+
+
+def doubling(message: Message) -> str:
+    """How a message was answered twice."""
+    same = len({answer.text for answer in message.answers}) == 1
+    return message.question.platform + ("" if same else " in other words")
 
 
 def longest_gap(moments: Iterable[float]) -> float:

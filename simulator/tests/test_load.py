@@ -62,7 +62,9 @@ def test_lost_messages(sim: Control) -> None:
 
 def test_second_answers(sim: Control) -> None:
     report = run(sim, lambda number, text: [text] * (2 if number % 10 == 0 else 1))
-    assert (report.ok, report.answered_twice) == (False, 10)
+    assert (report.ok, report.answered_twice, sum(report.doubled.values())) == (False, 10, 10)
+    assert set(report.doubled) <= {"dingtalk", "feishu"}  # in the same words
+    assert " 10 answered twice (" in report.summary()
 
 
 def test_who_waits_for_long_may_be_told(sim: Control) -> None:

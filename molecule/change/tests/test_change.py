@@ -9,10 +9,12 @@ import json
 import os
 import re
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -247,6 +249,100 @@ def test_the_name(story: Story) -> None:
     )
     assert "DNS:bot.example" in names
     assert f"IP Address:{address}" in names
+    story.nothing_to_do()
+
+
+def issuer(story: Story) -> str:
+    """Who issued the certificate that the balancer shows; nobody where it does not talk TLS."""
+    address = story.site.hosts["lb1"]["ansible_host"]
+    shown = f"openssl s_client -connect {address}:443 -servername bot.example </dev/null 2>/dev/null"
+    said = story.site.on("outside").run(f"{shown} | openssl x509 -noout -issuer 2>/dev/null").stdout
+    return str(said).strip()
+
+
+def authority(story: Story) -> str:
+    """Run an ACME authority in the outside world, by which the name leads to the balancer; return its address."""
+    address, balancer = (story.site.hosts[name]["ansible_host"] for name in ("outside", "lb1"))
+    settings = {"listenAddress": "0.0.0.0:14000", "managementListenAddress": "0.0.0.0:15000", "httpPort": 80}
+    settings |= {"certificate": "/etc/pebble.pem", "privateKey": "/etc/pebble.key", "tlsPort": 443}
+    script = f"""
+        apt-get -qq update
+        apt-get -qq install pebble >/dev/null
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=pebble \
+            -addext subjectAltName=IP:{address} -keyout /etc/pebble.key -out /etc/pebble.pem 2>/dev/null
+        printf '%s' '{json.dumps({"pebble": settings})}' >/etc/pebble.json
+        echo '{balancer} bot.example' >>/etc/hosts
+        systemd-run --quiet --unit=pebble --setenv=PEBBLE_VA_NOSLEEP=1 pebble -config /etc/pebble.json
+        cat /etc/pebble.pem"""
+    trusted = story.site.on("outside").check_output("sudo sh -ec %s", script)
+    story.site.on("lb1").check_output("printf '%%s\n' %s | sudo tee /etc/pebble.pem", trusted)
+    return str(address)
+
+
+def test_the_certificate(story: Story, tmp_path: Path) -> None:
+    """One of each kind takes the place of that before it."""
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90"]
+    names = f"subjectAltName=DNS:bot.example,IP:{story.site.hosts['lb1']['ansible_host']}"
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")]
+    subprocess.run(["openssl", *made, "-subj", "/CN=ours", "-addext", names, *files], check=True, capture_output=True)
+    kinds = [
+        ("acme", "CN = Pebble", {"loadbalancer_acme_directory": f"https://{authority(story)}:14000/dir"}),
+        (
+            "provided",
+            "CN = ours",
+            {f"loadbalancer_tls_{part}": str(tmp_path / f"{part}.pem") for part in ("key", "certificate")},
+        ),
+        ("none", "", {}),
+        ("selfsigned", "CN = bot.example", {}),
+    ]
+    story.variables["loadbalancer_acme_ca_bundle"] = "/etc/pebble.pem"
+    for kind, by, more in kinds:
+        with story.under_load(f"loadbalancer_tls: {kind}"):
+            story.change(loadbalancer_tls=kind, **more)
+            time.sleep(3)
+        assert issuer(story).startswith(f"issuer={by}" if by else ""), kind
+        assert bool(issuer(story)) == bool(by), kind
+    assert story.site.on("lb1").run("systemctl is-active certbot.timer").stdout.strip() == "inactive"
+    story.nothing_to_do()
+
+
+def test_the_limits_of_the_balancer(story: Story) -> None:
+    url = f"http://{story.site.hosts['lb1']['ansible_host']}/api/dingtalk/callback"
+
+    def status() -> str:
+        asked = f"head -c 1500000 /dev/zero | curl -s -o /dev/null -w '%{{http_code}}' --data-binary @- {url}"
+        return str(story.site.on("outside").run(asked).stdout)
+
+    assert status() == "413"
+    with story.under_load("loadbalancer_max_body, loadbalancer_rate, loadbalancer_burst"):
+        story.change(loadbalancer_max_body="2m", loadbalancer_rate=200, loadbalancer_burst=400)
+        time.sleep(3)
+    assert status() not in ("413", "000")
+    story.nothing_to_do()
+
+
+def test_the_address_of_a_node(story: Story) -> None:
+    """It has the new one before anybody knows; until the run ends the other node has all requests."""
+    container, host = f"clawdbot-{PREFIX}app2", story.site.hosts["app2"]
+    former = host["ansible_host"]
+    addresses = ["10.213.190.200", former]
+    for address, leaves in zip(addresses, [former, *addresses], strict=False):
+        before = story.site.callbacks("app2") if address == former else 0
+        # What the node had in hand is taken over when its lease ends.
+        with story.under_load(f"address of a node, {'there' if leaves == former else 'back'}", notices=True):
+            moves = (
+                f"ip address delete {leaves}/17 dev eth0; ip address add {address}/17 dev eth0; ip route add $gateway"
+            )
+            moves = f"gateway=$(ip route show default); {moves}"
+            subprocess.run(["docker", "exec", container, "sh", "-ec", moves], check=True)
+            host["ansible_host"] = address
+            story.change()
+            time.sleep(5)
+        assert reached(story, "app2", story.variables.get("site_bot_port", 18789))
+        assert story.site.callbacks("app2") > before
+        rules = story.site.on("redis1").check_output("sudo nft list ruleset")
+        assert address in rules
+        assert leaves not in rules
     story.nothing_to_do()
 
 

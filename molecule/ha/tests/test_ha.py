@@ -92,8 +92,11 @@ def fault(site: Installation, table: list[tuple[str, dict[str, Any]]]) -> Callab
         with site.load(forgiving=True) as said:
             yield said
         table.append((name, said))
-        harmed = ("lost", "answered_twice", "out_of_order", "wrong_answers")
+        print(said["summary"])
+        harmed = ("lost", "out_of_order")
         assert {key: said[key] for key in harmed} == dict.fromkeys(harmed, 0), said["summary"]
+        # DingTalk would not know a repetition: what was just being sent may be there twice (docs/engine.md).
+        assert set(said["doubled"]) <= {"dingtalk"}, said["summary"]
 
     return run
 
@@ -105,11 +108,23 @@ def test_it_is_the_inventory_for_three_equal_servers(site: Installation) -> None
     }
 
 
-def test_the_primary_redis_dies(fault: Callable[..., Any]) -> None:
-    with fault("primary Redis killed, and started by its unit") as said:
-        inside(leaders()[0], "systemctl kill --signal=KILL redis-server")
-        time.sleep(15)
-    assert said["failed_requests"] == 0, said["summary"]
+@pytest.mark.parametrize("process", ["redis", "sentinel", "web", "worker", "keepalived", "nginx"])
+def test_a_process_is_killed(fault: Callable[..., Any], process: str) -> None:
+    """Where it matters: at the primary, or at the owner of the address. Its unit starts it again."""
+    kills, where = {
+        "redis": ("redis-server", leaders),
+        "sentinel": ("clawdbot-sentinel", leaders),
+        "web": ("clawdbot", owners),
+        "worker": ("clawdbot-worker", owners),
+        "keepalived": ("keepalived", owners),
+        "nginx": ("nginx", owners),
+    }[process]
+    with fault(f"{process} killed, and started by its unit") as said:
+        inside(where()[0], f"systemctl kill --signal=KILL {kills}")
+        time.sleep(12)
+    assert said["answered_twice"] == 0, said["summary"]
+    # Who was talking to Nginx when it died has lost the connection.
+    assert said["failed_requests"] == 0 or process == "nginx", said["summary"]
 
 
 def test_the_owner_of_the_address_loses_its_power(fault: Callable[..., Any]) -> None:
@@ -133,6 +148,23 @@ def test_the_primarys_server_freezes(fault: Callable[..., Any]) -> None:
     assert said["answer_gap_ms"] < 20000, said["summary"]
 
 
+def test_the_primary_is_cut_off_from_the_others(site: Installation, fault: Callable[..., Any]) -> None:
+    """And not from those who write to it: it goes on for its clients, and has to count for nothing."""
+    with fault("primary cut off from both others for 20 s") as said:
+        (alone,) = leaders()
+        others = ", ".join(site.hosts[name]["ansible_host"] for name in SERVERS if name != alone)
+        hooks = {"input": "saddr", "output": "daddr"}
+        rules = "; ".join(
+            f"chain {hook} {{ type filter hook {hook} priority -300; ip {end} {{ {others} }} drop; }}"
+            for hook, end in hooks.items()
+        )
+        inside(alone, f"nft 'table inet cut {{ {rules} }}'")
+        time.sleep(20)
+        inside(alone, "nft delete table inet cut")
+        eventually(whole, 120)
+    assert said["answer_gap_ms"] < 20000, said["summary"]
+
+
 def test_all_reboot_in_turn(site: Installation, fault: Callable[..., Any]) -> None:
     for name in SERVERS:
         site.reboots_like_a_machine(name)
@@ -141,4 +173,4 @@ def test_all_reboot_in_turn(site: Installation, fault: Callable[..., Any]) -> No
     with fault("all three rebooted in turn by playbooks/patch.yml") as said:
         site.play("playbooks/patch.yml")
     assert not set(before.items()) & {(name, inside(name, "cat /proc/1/stat | cut -d' ' -f22")) for name in SERVERS}
-    assert said["ack_gap_ms"] < 4000, said["summary"]
+    assert said["failed_requests"] == said["answered_twice"] == 0, said["summary"]
