@@ -191,6 +191,23 @@ def test_alerts_that_reach_nobody_are_told_and_what_to_write() -> None:
     assert site.site_unheard({"clawdbot": ["app1"], "monitoring": []}, {"app1": {}}) == ""
 
 
+THREE = ["a", "b", "c"]
+LAYOUTS = [
+    ([THREE] * 3, {"site_floating_addresses": ["10.0.0.9/24"]}, "Any server may die, not any 2."),
+    ([THREE] * 3, {}, "Any server may die, not any 2, if what is in front of a, b, c passes over a dead one."),
+    ([["a"], THREE, ["d"]], {}, "Nobody stands in for a (loadbalancer), d (redis); see docs/availability.md."),
+    ([[], THREE, []], {}, "Any 2 servers may die, not any 3."),
+    ([[], THREE, [*THREE, "d", "e"]], {}, "Any 2 servers may die, not any 3."),
+    ([["a"]] * 3, {}, ""),
+]
+
+
+@pytest.mark.parametrize(("layout", "variables", "said"), LAYOUTS)
+def test_which_deaths_a_layout_survives(layout: list[list[str]], variables: dict[str, object], said: str) -> None:
+    groups = dict(zip(("loadbalancer", "clawdbot", "redis"), layout, strict=True))
+    assert site.site_survives(groups, {"a": variables}) == said
+
+
 BATCHES = [(0, 25, 1), (4, 25, 4), (25, 25, 25), (26, 25, 13), (300, 25, 25), (301, 25, 24), (500, 5, 5)]
 
 

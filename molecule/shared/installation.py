@@ -65,8 +65,8 @@ class Installation:
             self.hosts[host].update(more)
         self.groups = dict(groups)
         self.outside, self.balancer = groups["internet"][0], groups["loadbalancer"][0]
-        # Address to which the world writes.
-        self.front = self.hosts[self.balancer]["ansible_host"]
+        #: Address to which the world writes; None: over the connections that the bot has opened.
+        self.front: str | None = self.hosts[self.balancer]["ansible_host"]
         self.folder = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / name
         self.folder.mkdir(exist_ok=True)
         if not (self.folder / "group_vars").exists():
@@ -154,7 +154,7 @@ class Installation:
                 "sudo systemd-run --quiet --collect --pipe --wait --unit=load --working-directory=/opt/simulator"
                 f" python3 -m clawdbot_simulator load --config config.json --settle 90 --duration {LONGEST_LOAD}"
                 f" --rate {RATE} --duplicates {TWICE} --conversations {CONVERSATIONS}"
-                f" --callback-base http://{self.front}",
+                + (f" --callback-base http://{self.front}" if self.front else ""),
             ],
             # Of its own: ssh does not let it block, and Ansible, which would share it, wants it to.
             stdin=subprocess.DEVNULL,

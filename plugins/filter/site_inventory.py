@@ -347,6 +347,31 @@ def site_unheard(groups: Mapping[str, list[str]], hostvars: HostVars) -> str:
     )
 
 
+def site_survives(groups: Mapping[str, list[str]], hostvars: HostVars) -> str:
+    """What the deaths of servers do to the bot, in a sentence for people; empty where there is only one.
+
+    Args:
+        groups: names of the hosts by group.
+        hostvars: of which ``site_floating_addresses`` of the first balancer counts.
+    """
+    parts = {group: groups[group] for group in ("loadbalancer", "clawdbot", "redis") if groups[group]}
+    if not groups["clawdbot"] or len({host for hosts in parts.values() for host in hosts}) == 1:
+        return ""
+    # Of servers of Redis more than half have to agree.
+    spare = {group: (len(hosts) - 1) // (2 if group == "redis" else 1) for group, hosts in parts.items()}
+    many = min(spare.values())
+    if not many:
+        alone = ", ".join(f"{parts[group][0]} ({group})" for group, more in spare.items() if not more)
+        return f"Nobody stands in for {alone}; see docs/availability.md."
+    balancers = parts.get("loadbalancer", [])
+    try:
+        moves = not balancers or hostvars[balancers[0]].get("site_floating_addresses")
+    except UndefinedError:  # likewise
+        moves = True
+    condition = "" if moves else f", if what is in front of {', '.join(balancers)} passes over a dead one"
+    return f"Any {'server' if many == 1 else f'{many} servers'} may die, not any {many + 1}{condition}."
+
+
 def site_url(scheme: str, host: str, port: int | str) -> str:
     """URL of a server, without a path and without the port that the scheme implies."""
     name = f"[{host}]" if ":" in host else host
@@ -394,6 +419,7 @@ class FilterModule:
             "site_certificate": site_certificate,
             "site_alert_nodes": site_alert_nodes,
             "site_intakes": site_intakes,
+            "site_survives": site_survives,
             "site_unheard": site_unheard,
             "site_url": site_url,
             "site_batch": site_batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -91,6 +92,22 @@ def test_a_release_that_is_never_ready_goes_back(site: Installation, server: Hos
         said = site.refuse("playbooks/deploy.yml", application(tmp_path, "8.0.2", NEVER_READY))
     assert "release 8.0.2" in said
     assert site.releases("bot1") == first
+
+
+def test_messages_come_over_connections_as_well(site: Installation, server: Host) -> None:
+    """Instead of callbacks, and back: nobody has to reach the server. Its receiver is killed meanwhile."""
+    intakes = {"clawdbot_dingtalk_intake": "stream", "clawdbot_feishu_intake": "connection"}
+    site.play("site.yml", "-e", json.dumps(intakes))
+    site.front = None
+    with site.load():
+        for _ in range(3):
+            server.check_output("sudo systemctl kill --signal=KILL clawdbot-receiver.service")
+            time.sleep(4)
+    site.front = site.hosts["bot1"]["ansible_host"]
+    site.play("site.yml")
+    with site.load():
+        pass
+    assert server.run("systemctl cat clawdbot-receiver.service").rc != 0
 
 
 # Floods the article's port, or sends it callbacks without a signature from a forged address. Prints each status once, 0
