@@ -105,10 +105,10 @@ def test_a_host_loses_what_it_is_no_longer_to_have_and_nothing_else(root: Path, 
     # The new balancer is not there yet, so the former ones serve until the end of the run.
     assert set(found) == {
         *(("app1", part, "now") for part in ("dashboard", "monitoring")),
-        *(("app1", part, "last") for part in ("loadbalancer", "redis", "nginx", "docker")),
+        *(("app1", part, "last") for part in ("keepalived", "loadbalancer", "redis", "nginx", "docker")),
         *(("old", part, "now") for part in ("clawdbot", "dashboard", "monitoring")),
-        *(("old", part, "last") for part in ("loadbalancer", "nginx", "docker")),
+        *(("old", part, "last") for part in ("keepalived", "loadbalancer", "nginx", "docker")),
         *(("monitor", part, "now") for part in ("clawdbot", "backup")),
-        *(("monitor", part, "last") for part in ("loadbalancer", "redis", "docker")),
-        *(("single", part, "last") for part in ("loadbalancer", "docker")),
+        *(("monitor", part, "last") for part in ("keepalived", "loadbalancer", "redis", "docker")),
+        *(("single", part, "last") for part in ("keepalived", "loadbalancer", "docker")),
     }, found
