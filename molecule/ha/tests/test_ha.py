@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,10 @@ ROW = "{:<44} {:>15} {:>13} {:>6} {:>4} {:>5} {:>12} {:>8}"
 @pytest.fixture(scope="session")
 def site(request: pytest.FixtureRequest) -> Installation:
     """The installation."""
-    groups = dict.fromkeys(GROUPS[:3], SERVERS) | {"monitoring": SERVERS[:1], "internet": ["outside"]}
-    floating = {name: {"site_floating_addresses": [f"{FRONT}/17"]} for name in SERVERS}
-    site = Installation(request.config.getoption("--ansible-inventory"), groups, variables=floating)
+    groups = dict.fromkeys(GROUPS[:3], SERVERS) | {"monitoring": SERVERS[:2], "internet": ["outside"]}
+    settings: dict[str, Any] = yaml.safe_load((ROOT / "molecule/ha/group_vars/all/main.yml").read_text())
+    inventory = request.config.getoption("--ansible-inventory")
+    site = Installation(inventory, groups, variables=dict.fromkeys(SERVERS, settings))
     site.front = FRONT
     return site
 
@@ -163,6 +165,45 @@ def test_the_primary_is_cut_off_from_the_others(site: Installation, fault: Calla
         inside(alone, "nft delete table inet cut")
         eventually(whole, 120)
     assert said["answer_gap_ms"] < 20000, said["summary"]
+
+
+LISTENER = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        with open("/tmp/alerts", "ab") as file:
+            file.write(self.rfile.read(int(self.headers["Content-Length"])) + b"\\n")
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("", 9099), Handler).serve_forever()
+"""
+
+
+def test_an_alert_comes_once_whichever_monitoring_host_dies(site: Installation) -> None:
+    outside, watching = site.on("outside"), site.groups["monitoring"]
+    outside.check_output("sudo systemd-run --quiet --unit=listener python3 -c %s", LISTENER)
+
+    def ring(name: str, *hosts: str) -> None:
+        alert = json.dumps([{"labels": {"alertname": name, "severity": "critical"}}])
+        for host in hosts:
+            rung = (
+                f"curl -sf -H 'Content-Type: application/json' -d '{alert}' 127.0.0.1:9093/api/v2/alerts && echo rung"
+            )
+            assert inside(host, rung) == "rung"
+
+    def heard(name: str) -> int:
+        return int(outside.run(f"grep -c {name} /tmp/alerts || true").stdout or 0)
+
+    ring("BothSeeIt", *watching)
+    eventually(lambda: heard("BothSeeIt"))
+    time.sleep(40)  # twice what they wait for each other, and some
+    assert heard("BothSeeIt") == 1
+    docker("kill", f"clawdbot-ha-{watching[0]}")
+    ring("OneSeesIt", watching[1])
+    eventually(lambda: heard("OneSeesIt"))
+    docker("start", f"clawdbot-ha-{watching[0]}")
+    eventually(whole, 180)
+    assert heard("OneSeesIt") == 1
 
 
 def test_all_reboot_in_turn(site: Installation, fault: Callable[..., Any]) -> None:
