@@ -47,7 +47,7 @@ demo: sandbox ## from nothing to a bot that answers: sandbox hosts, site.yml, a 
 	@cat .cache/sandbox/tour.txt
 
 .PHONY: demo-ha
-demo-ha: ## the same on three equal servers, any of which may die
+demo-ha: # `make demo` on three equal servers, any of which may die
 	@$(MAKE) --no-print-directory demo INVENTORY=inventories/sandbox-ha
 
 .PHONY: site

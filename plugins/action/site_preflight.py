@@ -845,7 +845,7 @@ class Preflight:
             )
         if kind == "acme":
             self.check_acme(host, text(variables, "site_domain"), text(variables, "loadbalancer_acme_email"))
-            if len(self.groups["loadbalancer"]) > 1:
+            if len(self.groups.get("loadbalancer", [])) > 1:
                 cure = "an authority asks one balancer only, where the name leads; with several write provided"
                 self.add("loadbalancer_tls", cure, host)
         if kind == "acme" or missing:
