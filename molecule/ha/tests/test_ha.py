@@ -84,6 +84,11 @@ def whole() -> bool:
     return len(owners()) == len(leaders()) == 1 and all("yes" in inside(name, copied) for name in SERVERS)
 
 
+def repeated(said: dict[str, Any]) -> set[str]:
+    """Platforms where a user got the same answer twice, and not first a notice that it takes long."""
+    return {kind for kind in said["doubled"] if not kind.endswith("in other words")}
+
+
 @pytest.fixture
 def fault(site: Installation, table: list[tuple[str, dict[str, Any]]]) -> Callable[..., Any]:
     """A block under load, whose account becomes a row of the table; no message that was accepted may be harmed."""
@@ -98,7 +103,7 @@ def fault(site: Installation, table: list[tuple[str, dict[str, Any]]]) -> Callab
         harmed = ("lost", "out_of_order")
         assert {key: said[key] for key in harmed} == dict.fromkeys(harmed, 0), said["summary"]
         # DingTalk would not know a repetition: what was just being sent may be there twice (docs/engine.md).
-        assert set(said["doubled"]) <= {"dingtalk"}, said["summary"]
+        assert repeated(said) <= {"dingtalk"}, said["summary"]
 
     return run
 
@@ -124,9 +129,9 @@ def test_a_process_is_killed(fault: Callable[..., Any], process: str) -> None:
     with fault(f"{process} killed, and started by its unit") as said:
         inside(where()[0], f"systemctl kill --signal=KILL {kills}")
         time.sleep(12)
-    assert said["answered_twice"] == 0, said["summary"]
-    # Who was talking to Nginx when it died has lost the connection.
-    assert said["failed_requests"] == 0 or process == "nginx", said["summary"]
+    assert not repeated(said), said["summary"]
+    # Who is connected when Nginx dies, or the address is taken away for a moment, loses the connection.
+    assert said["failed_requests"] == 0 or process in ("nginx", "keepalived"), said["summary"]
 
 
 def test_the_owner_of_the_address_loses_its_power(fault: Callable[..., Any]) -> None:
@@ -214,4 +219,5 @@ def test_all_reboot_in_turn(site: Installation, fault: Callable[..., Any]) -> No
     with fault("all three rebooted in turn by playbooks/patch.yml") as said:
         site.play("playbooks/patch.yml")
     assert not set(before.items()) & {(name, inside(name, "cat /proc/1/stat | cut -d' ' -f22")) for name in SERVERS}
-    assert said["failed_requests"] == said["answered_twice"] == 0, said["summary"]
+    assert said["failed_requests"] == 0, said["summary"]
+    assert not repeated(said), said["summary"]
