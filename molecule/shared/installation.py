@@ -65,8 +65,8 @@ class Installation:
             self.hosts[host].update(more)
         self.groups = dict(groups)
         self.outside, self.balancer = groups["internet"][0], groups["loadbalancer"][0]
-        #: Address to which the world writes; None: over the connections that the bot has opened.
-        self.front: str | None = self.hosts[self.balancer]["ansible_host"]
+        #: Address to which the world writes, if it is not that of `balancer`.
+        self.front = ""
         self.folder = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / name
         self.folder.mkdir(exist_ok=True)
         if not (self.folder / "group_vars").exists():
@@ -135,17 +135,18 @@ class Installation:
         )
 
     @contextmanager
-    def load(self, *, forgiving: bool = False) -> Iterator[dict[str, Any]]:
+    def load(self, *, forgiving: bool = False, connected: bool = False) -> Iterator[dict[str, Any]]:
         """Signed load from outside as long as the block lasts; afterwards nothing of it may have failed.
 
         Args:
             forgiving: something may.
+            connected: over the connections that the bot has opened.
 
         Yields:
             a dict that gets the simulator's report when the load is over, and a summary for people.
         """
         report: dict[str, Any] = {}
-        host = self.hosts[self.outside]
+        host, front = self.hosts[self.outside], self.front or self.hosts[self.balancer]["ansible_host"]
         run = subprocess.Popen(
             [
                 *["ssh", "-i", host["ansible_private_key_file"], "-o", "StrictHostKeyChecking=no"],
@@ -154,7 +155,7 @@ class Installation:
                 "sudo systemd-run --quiet --collect --pipe --wait --unit=load --working-directory=/opt/simulator"
                 f" python3 -m clawdbot_simulator load --config config.json --settle 90 --duration {LONGEST_LOAD}"
                 f" --rate {RATE} --duplicates {TWICE} --conversations {CONVERSATIONS}"
-                + (f" --callback-base http://{self.front}" if self.front else ""),
+                + ("" if connected else f" --callback-base http://{front}"),
             ],
             # Of its own: ssh does not let it block, and Ansible, which would share it, wants it to.
             stdin=subprocess.DEVNULL,

@@ -98,12 +98,10 @@ def test_messages_come_over_connections_as_well(site: Installation, server: Host
     """Instead of callbacks, and back: nobody has to reach the server. Its receiver is killed meanwhile."""
     intakes = {"clawdbot_dingtalk_intake": "stream", "clawdbot_feishu_intake": "connection"}
     site.play("site.yml", "-e", json.dumps(intakes))
-    site.front = None
-    with site.load():
+    with site.load(connected=True):
         for _ in range(3):
             server.check_output("sudo systemctl kill --signal=KILL clawdbot-receiver.service")
             time.sleep(4)
-    site.front = site.hosts["bot1"]["ansible_host"]
     site.play("site.yml")
     with site.load():
         pass
