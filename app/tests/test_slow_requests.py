@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import socket
 import threading
 import time
@@ -162,6 +163,32 @@ def test_who_never_reads_holds_no_thread() -> None:
     process.tmp.close()
 
 
+def test_a_connection_on_which_somebody_has_just_asked_is_not_closed_as_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy host the time is over before the question is seen: whoever kept the connection would get a reset."""
+    cfg = Config()
+    process = worker.Worker(1, os.getpid(), [], None, 30, cfg, Logger(cfg))
+    process.poller = selectors.DefaultSelector()
+    asked: list[gthread.TConn] = []
+    monkeypatch.setattr(process, "enqueue_req", asked.append)
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(2)]
+        for _ in clients:
+            accepted, address = listener.accept()
+            accepted.setblocking(False)
+            conn = gthread.TConn(cfg, stack.enter_context(accepted), address, address)
+            conn.timeout = time.monotonic()
+            process.keepalived_conns.append(conn)
+            process.poller.register(accepted, selectors.EVENT_READ, None)
+        first, second = list(process.keepalived_conns)
+        clients[1].sendall(b"GET")
+        process.murder_keepalived()
+        assert asked == [second]
+        assert first.sock.fileno() == -1
+        assert second.sock.fileno() >= 0
+    process.poller.close()
+    process.tmp.close()
+
+
 def test_requests_that_come_together_are_answered_one_by_one(site: Site) -> None:
     get = b"GET /health HTTP/1.1\r\nHost: bot\r\n\r\n"
     with connection(site) as client:
@@ -246,7 +273,8 @@ def test_chunks_are_whole_when_the_last_byte_is_there_however_they_come(chunks: 
 def test_the_insides_of_gunicorn_that_this_relies_on() -> None:
     """Read anew when one of these fails: `worker` overrides what the threaded worker does between its own methods."""
     base = gthread.ThreadWorker
-    for method in ("enqueue_req", "on_pending_socket_readable", "murder_pending", "_cap_keepalive", "handle"):
+    overridden = ("enqueue_req", "murder_keepalived", "murder_pending", "_cap_keepalive", "handle")
+    for method in (*overridden, "on_client_socket_readable", "on_pending_socket_readable"):
         assert callable(getattr(base, method))
     assert gthread.STOP_KEEPALIVE_LINGER > 0  # type: ignore[attr-defined]  # the type stubs are older
     assert "data_ready" in gthread.TConn.__init__.__code__.co_names

@@ -99,6 +99,13 @@ def _missing_of_chunks(data: bytes, chunk: int) -> tuple[int, int]:
     return (1 if len(data) - end < LONGEST_HEAD else -1), chunk
 
 
+def _asked(sock: socket.socket) -> bool:
+    """Whether something has arrived. The socket does not block."""
+    with contextlib.suppress(OSError):
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    return False
+
+
 class Worker(gthread.ThreadWorker):
     """Gives a connection to a thread when a whole request of it has arrived; closes it when that takes too long.
 
@@ -146,6 +153,14 @@ class Worker(gthread.ThreadWorker):
     def _init(self, conn: Any) -> None:
         gthread.TConn.init(conn)
         conn.sock.settimeout(THREAD_SECONDS)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close what is idle for too long, but nothing on which somebody has asked a moment ago."""
+        now = time.monotonic()
+        kept: list[Any] = list(self.keepalived_conns)
+        for conn in [conn for conn in kept if conn.timeout <= now and _asked(conn.sock)]:
+            self.on_client_socket_readable(conn, conn.sock)
+        super().murder_keepalived(force)  # type: ignore[call-arg]  # the type stubs are older
 
     def murder_pending(self) -> None:
         """Close what has waited too long. Runs once a second at least."""
