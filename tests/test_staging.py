@@ -309,7 +309,8 @@ def test_every_variable_that_may_lead_outside_is_decided() -> None:
     ways = {
         name
         for name, option in site_staging._specs()
-        if re.search(r"_(urls?|domains?|hosts?|repository|email_\w+|webhook\w*|floating_\w+|hook)$", name) and not option.get("no_log")
+        if re.search(r"_(urls?|domains?|hosts?|repository|email_\w+|webhook\w*|floating_\w+|hook)$", name)
+        and not option.get("no_log")
     }
     assert {"clawdbot_feishu_webhook_url", "monitoring_heartbeat_url", "site_domain"} <= ways
     given = set(yaml.safe_load((ROOT / "inventories/sandbox/group_vars/all/main.yml").read_text("utf-8")))
