@@ -34,6 +34,8 @@ CONNECT_SECONDS = 5.0
 CALL_SECONDS = 10.0
 CHUNK = 65536
 DEFAULT_MAX_BYTES = 4 * 1024 * 1024
+TOO_MANY = 429
+SERVER_ERROR = 500
 
 
 _before_writing: ContextVar[Callable[[], None] | None] = ContextVar("before_writing", default=None)
@@ -113,6 +115,10 @@ class Response:
     def is_page(self) -> bool:
         """Whether a web page came, where a file was wanted."""
         return "html" in self.headers.get("content-type", "") or self.body.lstrip()[:1] == b"<"
+
+    def is_temporary(self) -> bool:
+        """Whether the other side may answer differently later: it was asked too often, or the fault is its own."""
+        return self.status == TOO_MANY or self.status >= SERVER_ERROR
 
     def retry_after(self) -> float | None:
         """Seconds to wait according to the other side, if it said so."""

@@ -103,7 +103,7 @@ class DingTalkCards:
         """Show all that was said so far."""
         self._stream("card_update", card, words, final=False)
 
-    def finish(self, message: Message, card: str, words: str, turn: int, folded: Folded | None) -> None:  # noqa: ARG002
+    def finish(self, message: Message, card: str, words: str, turn: int, folded: Folded | None) -> None:  # noqa: ARG002  # part of CardSender
         """Show the answer; the template has no place for what is folded."""
         self._stream("card_finish", card, words, final=True)
         self._own.said(message, card, words)

@@ -16,7 +16,7 @@ from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig
 from clawdbot.errors import Final, Retry, Unsure
 from clawdbot.former import Uses
-from clawdbot.http import Response, TransportError
+from clawdbot.http import SERVER_ERROR, TOO_MANY, Response, TransportError
 from clawdbot.limits import Rate
 from clawdbot.message import Message
 from clawdbot.platforms import base
@@ -43,8 +43,6 @@ BAD_REQUEST = 400
 NOT_THE_FORM = {300001, 300005, 310000, ERRCODE_TOO_FAST, 90030}
 # msgParam may have 15 000 bytes; JSON needs some for line ends and quotation marks.
 LONGEST_SHOWN = 12_000
-TOO_MANY = 429
-SERVER_ERROR = 500
 # The gateway has asked and got no answer: nobody knows whether it was done.
 GATEWAY_TIMEOUT = 504
 # A text on a background of DingTalk's, which is how public clients write one of their own.
@@ -218,7 +216,7 @@ class DingTalkSender:
             response = self._http.request("GET", url, deadline=30, max_bytes=MAX_IMAGE_BYTES)
         except TransportError as error:
             raise Retry(f"dingtalk: {error}") from None
-        if response.status >= SERVER_ERROR or response.status == TOO_MANY:
+        if response.is_temporary():
             raise Retry(f"dingtalk: download answered {response.status}", after=response.retry_after())
         if response.status != 200:
             raise Final(f"dingtalk: download answered {response.status}")

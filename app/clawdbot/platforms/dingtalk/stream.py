@@ -16,7 +16,7 @@ from clawdbot.clock import now_ms
 from clawdbot.config import DingTalkConfig
 from clawdbot.errors import Final, Refusal, Retry
 from clawdbot.former import Uses
-from clawdbot.http import Http, TransportError
+from clawdbot.http import SERVER_ERROR, Http, TransportError
 from clawdbot.limits import backoff, jittered
 from clawdbot.notes import Notes
 from clawdbot.platforms import base
@@ -27,8 +27,6 @@ OPEN = "/v1.0/gateway/connections/open"
 MESSAGES = "/v1.0/im/bot/messages/get"
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-SERVER_ERROR = 500
-TOO_MANY = 429
 
 
 class DingTalkStream:
@@ -68,7 +66,7 @@ class DingTalkStream:
             url = base.websocket_url(endpoint, self._config.api_base_url)
             return DingTalkSession(f"{url}?ticket={quote(ticket, safe='')}", DingTalkReceiver(self._config))
         reason = f"dingtalk: connections/open answered {response.status} {str(answer.get('code', ''))[:80]}"
-        if response.status >= SERVER_ERROR or response.status in (200, TOO_MANY):
+        if response.status == 200 or response.is_temporary():
             raise Retry(reason, after=response.retry_after())
         raise Final(reason)
 

@@ -76,7 +76,7 @@ class FeishuCards:
         message: Message,
         card: str,
         words: str,  # noqa: ARG002  # part of CardSender
-        turn: int,  # noqa: ARG002
+        turn: int,  # noqa: ARG002  # part of CardSender
         *,
         again: bool,  # noqa: ARG002  # its uuid makes a repetition harmless
     ) -> None:

@@ -57,8 +57,6 @@ SCOPES = re.compile(r"\[([a-z0-9_:., -]+)\]")
 MISSING_SCOPE = {99991672, 99991679}
 # The calls that the organisation has in a month ("Custom app API call limit"); seen with status 429.
 USED_UP = 99991403
-TOO_MANY = 429
-SERVER_ERROR = 500
 
 
 class FeishuSender:
@@ -265,7 +263,7 @@ class FeishuSender:
             raise _Recalled(reason)
         if code == USED_UP:
             raise Final(f"{reason}: the calls of this month are used up")
-        if code in LATER or response.status == TOO_MANY or response.status >= SERVER_ERROR:
+        if code in LATER or response.is_temporary():
             raise Retry(reason, after=response.retry_after())
         if response.status == 200 and "code" not in response.json():
             # A gateway's page, or whatever else is no answer of Feishu's.

@@ -20,7 +20,7 @@ from clawdbot.clock import now_ms
 from clawdbot.config import FeishuConfig
 from clawdbot.errors import Final, Refusal, Retry
 from clawdbot.former import Uses
-from clawdbot.http import Http, TransportError
+from clawdbot.http import SERVER_ERROR, Http, TransportError
 from clawdbot.limits import backoff, jittered
 from clawdbot.notes import Notes
 from clawdbot.platforms import base
@@ -33,7 +33,6 @@ OPEN = "/callback/ws/endpoint"
 LATER = {1, 1000040343}
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-SERVER_ERROR = 500
 # Parts of an event are waited for so long; so many events, of so many parts, may be incomplete at a time.
 PARTS_SECONDS = 10.0
 MOST_INCOMPLETE = 64
