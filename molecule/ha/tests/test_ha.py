@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from installation import ROOT, Installation
+from power import docker, eventually
 
 GROUPS = ("loadbalancer", "clawdbot", "redis", "monitoring")
 SERVERS = ("bot1", "bot2", "bot3")
@@ -54,18 +55,6 @@ def inside(name: str, command: str) -> str:
         check=False,
     )
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def docker(*arguments: str) -> None:
-    subprocess.run(["docker", *arguments], check=True, capture_output=True)
-
-
-def eventually(look: Callable[[], Any], seconds: float = 90) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.5)
-    return found
 
 
 def owners() -> list[str]:

@@ -5,29 +5,20 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import testinfra
 from again import converge
+from power import docker, eventually
 from testinfra.host import Host
 
 ADDRESS, SECOND = "10.213.191.101", "10.213.191.102"
 NAMES = ("debian12", "debian13")
 PLAYBOOK = Path(__file__).parents[1] / "converge.yml"
-
-
-def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.2)
-    return found
 
 
 def container(name: str) -> str:
@@ -36,10 +27,6 @@ def container(name: str) -> str:
 
 def on(name: str) -> Host:
     return testinfra.get_host(f"docker://{container(name)}")
-
-
-def docker(*arguments: str) -> None:
-    subprocess.run(["docker", *arguments], check=True, capture_output=True)
 
 
 def owners(address: str = ADDRESS) -> list[str]:
@@ -66,7 +53,7 @@ def owner() -> str:
     for name in NAMES:
         on(name).check_output("systemctl start backend keepalived")
     time.sleep(3)  # both are found well by then
-    return str(eventually(only))
+    return str(eventually(only, 30))
 
 
 def other(name: str) -> str:
@@ -119,7 +106,7 @@ def test_it_leaves_a_host_that_is_stopped_without_a_failed_request(owner: str) -
 
 def test_the_hook_is_told(owner: str) -> None:
     on(owner).check_output("systemctl stop keepalived")
-    eventually(lambda: owners() == [other(owner)])
+    eventually(lambda: owners() == [other(owner)], 30)
     said = on(other(owner)).check_output("journalctl --output=cat --identifier=hook")
     assert said.splitlines()[-1] == f"{ADDRESS} MASTER"
 
@@ -130,7 +117,7 @@ def test_it_leaves_a_host_that_freezes(owner: str) -> None:
         eventually(lambda: answers(other(owner)), 10)
     finally:
         docker("unpause", container(owner))
-    eventually(lambda: len(owners()) == 1)
+    eventually(lambda: len(owners()) == 1, 30)
 
 
 def answers(name: str) -> bool:
@@ -150,7 +137,7 @@ def test_it_leaves_a_host_that_does_not_serve_unless_nobody_does(owner: str) -> 
 def test_a_killed_keepalived_comes_back(owner: str) -> None:
     on(owner).check_output("systemctl kill --signal=KILL keepalived")
     time.sleep(3)
-    eventually(lambda: len(owners()) == 1)
+    eventually(lambda: len(owners()) == 1, 30)
     assert on(owner).service("keepalived").is_running
     assert ask() in NAMES
 
@@ -159,7 +146,7 @@ def test_a_killed_keepalived_comes_back(owner: str) -> None:
 def test_of_two_addresses_each_host_has_one() -> None:
     done = converge(PLAYBOOK, "all", test_more=[f"{SECOND}/17"])
     assert done.returncode == 0, done.stdout
-    eventually(lambda: len(owners()) == len(owners(SECOND)) == 1 and owners() != owners(SECOND))
+    eventually(lambda: len(owners()) == len(owners(SECOND)) == 1 and owners() != owners(SECOND), 30)
     (first,), (second,) = owners(), owners(SECOND)
     on(second).check_output("systemctl stop backend")
     eventually(lambda: owners(SECOND) == [first], 15)

@@ -7,14 +7,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 import testinfra
 from again import converge
+from power import docker, eventually
 from testinfra.host import Host
 
-T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[3]
 CONVERGE = Path(__file__).parents[1] / "converge.yml"
 NAMES = [f"redis-three-{letter}" for letter in "abc"]
@@ -45,14 +44,6 @@ def hosts() -> dict[str, Host]:
     return {name: testinfra.get_host(f"docker://clawdbot-{name}") for name in NAMES}
 
 
-def eventually(look: Callable[[], T], seconds: float = 90) -> T:
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.3)
-    return found
-
-
 def redis(host: Host, *arguments: str) -> str:
     done = host.run("clawdbot-redis " + " ".join(["%s"] * len(arguments)), *arguments)
     return str(done.stdout + done.stderr).strip()
@@ -68,10 +59,6 @@ def whole(hosts: dict[str, Host]) -> str:
     """Name of the one that leads, empty as long as something is missing."""
     missing = any(host.run("timeout 5 clawdbot-redis-group check 2").rc for host in hosts.values())
     return "" if missing else leader(hosts)
-
-
-def docker(*arguments: str) -> None:
-    subprocess.run(["docker", *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture
