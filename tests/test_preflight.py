@@ -2,6 +2,7 @@
 
 import datetime
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import site_preflight
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from site_secrets import link
 
 GOOD_HOSTS = """
 all:
@@ -322,7 +324,7 @@ docker_users: [me]
 nginx_vhosts: []
 python_version: 3.9
 firewall_allowed_tcp_ports: [22]
-site_name: My shop
+site_company: My shop
 """
     done = preflight(
         GOOD_HOSTS, f"{GOOD_VARS}{foreign}docker_package: docker-ce\nsite_foreign_variables: [docker_package]\n"
@@ -330,7 +332,7 @@ site_name: My shop
     assert done.returncode == 0, done.stdout + done.stderr
     said = " ".join(done.stderr.split())
     assert "main.yml:8: docker_users: no role of this package knows it; the nearest one is docker_" in said
-    for name in ("nginx_vhosts", "python_version", "firewall_allowed_tcp_ports", "site_name"):
+    for name in ("nginx_vhosts", "python_version", "firewall_allowed_tcp_ports", "site_company"):
         assert f": {name}: no role" in said
     assert "docker_package:" not in said
 
@@ -679,7 +681,7 @@ def test_an_intake_is_one_that_the_platform_has(preflight: Run) -> None:
         assert expected in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["single", "cluster", "ha", "office"])
+@pytest.mark.parametrize("name", ["single", "cluster", "ha", "office", "dr/shanghai", "dr/beijing"])
 def test_an_example_inventory_passes_once_its_secrets_are_filled_in(name: str, root: Path, tmp_path: Path) -> None:
     inventory = tmp_path / name
     shutil.copytree(root / "inventories" / name, inventory, ignore=shutil.ignore_patterns("secrets.yml"))
@@ -809,3 +811,64 @@ def test_the_version_has_one_home_and_the_change_log_is_of_it(root: Path) -> Non
     assert heads[0] == ("Unreleased", "")
     assert heads[1][0] == version[1]
     assert all(re.fullmatch(r" - \d{4}-\d\d-\d\d", date) for _, date in heads[1:])
+
+
+def sites(**changed: str) -> str:
+    """Variables of one of two sites; what is changed to an empty text is missing."""
+    certificate, key = link()
+    told = {
+        "site_sites": "{shanghai: {redis: 203.0.113.10, addresses: [203.0.113.10]}, "
+        'beijing: {redis: "redis.example.com:7380", addresses: [198.51.100.0/28, "2001:db8::/64"]}}',
+        "site_name": "shanghai",
+        "site_active": "beijing",
+        "site_link_certificate": json.dumps(certificate),
+        "site_link_key": json.dumps(key),
+    }
+    return GOOD_VARS + "".join(f"{name}: {value}\n" for name, value in (told | changed).items() if value)
+
+
+def test_two_sites_pass(preflight: Run) -> None:
+    done = preflight(variables=sites())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"site_name": "tokyo"}, "main.yml:8: site_name: 'tokyo' is none of site_sites; write shanghai or beijing"),
+        ({"site_active": ""}, "main.yml:7: site_active: '' is none of site_sites; write shanghai or beijing"),
+        (
+            {"site_sites": "{shanghai: {redis: 203.0.113.10, addresses: [203.0.113.10]}}"},
+            "main.yml:7: site_sites: names shanghai; write this site and the one that stands by",
+        ),
+        (
+            {"site_sites": "{shanghai: {redis: 203.0.113.10:port, addresses: []}, beijing: {}}"},
+            "main.yml:7: site_sites: shanghai has no redis where the other site reaches it; write redis: 203.0.113.10",
+        ),
+        (
+            {"site_sites": "{shanghai: {redis: 203.0.113.10, addresses: []}, beijing: {}}"},
+            "main.yml:7: site_sites: shanghai has no addresses from which its hosts come; write addresses: [",
+        ),
+        ({"site_link_key": ""}, "secrets.yml: site_link_key: is missing; site_sites needs it"),
+        (
+            {"site_link_key": json.dumps(link.__wrapped__()[1])},
+            "site_link_key: is not the key of site_link_certificate",
+        ),
+        ({"site_link_certificate": "nothing"}, "site_link_certificate: holds no PEM certificate"),
+        ({"site_redis_host": "10.0.0.9"}, "site_redis_host: a site that stands by follows a Redis of this package"),
+        ({"site_promote_hook": "move_name"}, "site_promote_hook: move_name is no program of this controller"),
+    ],
+)
+def test_two_sites_know_each_other(changed: dict[str, str], said: str, preflight: Run) -> None:
+    done = preflight(variables=sites(**changed))
+    assert done.returncode != 0
+    assert said in " ".join((done.stdout + done.stderr).split())
+
+
+def test_a_site_that_stands_by_follows_one_redis(preflight: Run) -> None:
+    three = "redis: {hosts: {192.0.2.21: , 192.0.2.22: , 192.0.2.23: }}"
+    done = preflight(re.sub("redis: .*", three, GOOD_HOSTS), sites())
+    assert done.returncode != 0
+    assert "a site that stands by follows one Redis, and the group redis has 3 hosts; write one" in " ".join(
+        done.stdout.split()
+    )

@@ -1,15 +1,20 @@
 """The secrets nobody else has to issue are written once; what is there stays, in a vault or not; nothing is shown."""
 
+import datetime
 import os
 import re
 import shlex
 import shutil
+import socket
+import ssl
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
 
 MADE = {
     "site_redis_password",
@@ -90,6 +95,39 @@ def test_two_installations_have_different_secrets(run: Run, secrets: Path) -> No
     run()
     second = yaml.safe_load(secrets.read_text("utf-8"))
     assert not set(first.values()) & set(second.values())
+
+
+def test_two_sites_get_a_certificate_that_both_prove_themselves_by(run: Run, secrets: Path) -> None:
+    secrets.write_text("site_sites: {shanghai: {}, beijing: {}}\n", "utf-8")
+    said = run()
+    values = yaml.safe_load(secrets.read_text("utf-8"))
+    assert set(values) == MADE | {"site_sites", "site_link_certificate", "site_link_key"}
+    assert "PRIVATE KEY" not in said
+    for file, name in (("crt", "site_link_certificate"), ("key", "site_link_key")):
+        (secrets.parent / f"link.{file}").write_text(values[name], "utf-8")
+    ends = x509.load_pem_x509_certificate(values["site_link_certificate"].encode()).not_valid_after_utc
+    assert ends > datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=99 * 365)
+    talk(secrets.parent / "link.crt", secrets.parent / "link.key")
+    assert "changed=0" in run()
+
+
+def talk(certificate: Path, key: Path) -> None:
+    """A handshake in which either side asks for the certificate of the other, as strictly as Python can."""
+    sides = []
+    for protocol in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
+        context = ssl.SSLContext(protocol)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(certificate)
+        sides.append(context)
+    ours, theirs = socket.socketpair()
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(sides[0].wrap_socket, ours, server_side=True)
+        with sides[1].wrap_socket(theirs) as client, answer.result(10) as server:
+            client.sendall(b"hello")
+            assert server.recv(5) == b"hello"
 
 
 def test_what_is_there_stays(run: Run, secrets: Path, inventory: Path) -> None:

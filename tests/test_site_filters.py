@@ -45,6 +45,7 @@ def test_a_node_that_is_leaving_is_in_no_group_any_more() -> None:
         ({"name": "bot", "port": 18789, "on": "clawdbot", "to": ["loadbalancer"]}, "app1", ["10.0.0.1"]),
         ({"name": "redis", "port": "6379", "on": "redis", "to": ["clawdbot"]}, "app2", ["10.0.0.2", "10.0.0.3"]),
         ({"name": "node", "port": 9100, "on": "site", "to": ["redis"]}, "app1", ["10.0.0.3"]),
+        ({"name": "link", "port": 6380, "on": "redis", "sources": ["198.51.100.0/28"]}, "app2", ["198.51.100.0/28"]),
     ],
 )
 def test_a_host_opens_what_it_offers_to_those_who_use_it(
@@ -59,6 +60,22 @@ def test_a_host_opens_nothing_that_it_does_not_offer_and_nothing_for_nobody() ->
     redis = {"name": "redis", "port": 6379, "on": "redis", "to": ["clawdbot"]}
     unused = {"name": "node", "port": 9100, "on": "site", "to": ["monitoring"]}
     assert site.site_firewall([redis, unused], "lb1", GROUPS, HOSTVARS) == []
+    link = {"name": "link", "port": 6380, "on": "redis", "sources": []}
+    assert site.site_firewall([link], "app2", GROUPS, HOSTVARS) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "host", "port"),
+    [
+        ("203.0.113.10", "203.0.113.10", 6380),
+        ("redis.example.com:7380", "redis.example.com", 7380),
+        ("2001:db8::10", "2001:db8::10", 6380),
+        ("[2001:db8::10]:7380", "2001:db8::10", 7380),
+    ],
+)
+def test_a_site_is_reached_at_the_port_that_it_says(written: str, host: str, port: int) -> None:
+    found = site.site_links({"beijing": {"redis": written, "addresses": ["198.51.100.1"]}}, 6380)
+    assert found == {"beijing": {"name": "beijing", "host": host, "port": port, "addresses": ["198.51.100.1"]}}
 
 
 NAT = {"ansible_host": "203.0.113.10", "ssh_login": {"server": "172.16.3.4", "addresses": {"172.16.3.4": "eth0"}}}

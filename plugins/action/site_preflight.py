@@ -12,6 +12,7 @@ import difflib
 import functools
 import ipaddress
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -85,6 +86,7 @@ SERVER = rf"https?://(?:{USERINFO}+(?::{USERINFO}*)?@)?(?:[A-Za-z0-9.-]+|\[[0-9A
 ARCHIVE = re.compile(rf"{SERVER}(?::\d+)?(?:/[^\s'\"\\?#@]*)?", re.ASCII)
 PROXY = re.compile(rf"{SERVER}:\d+/?", re.ASCII)
 ENCODED = "; in user and password write %25 for %, %40 for @, %3A for :, %2F for /, %23 for #"
+SITE = re.compile(r"[a-z0-9][a-z0-9-]*", re.IGNORECASE)
 DOMAIN = re.compile(r"\.?[a-z0-9-]+(?:\.[a-z0-9-]+)*", re.IGNORECASE)
 
 #: Lists of addresses and networks, what else may stand in them, and what to write there.
@@ -99,7 +101,20 @@ NETWORKS: dict[str, tuple[str | re.Pattern[str], str]] = {
 }
 
 #: What the hosts tell each other, besides the ports of their services.
-SHARED = ("site_domain", "site_redis_password", "site_alerts_token", "site_floating_addresses")
+SHARED = (
+    "site_domain",
+    "site_redis_password",
+    "site_alerts_token",
+    "site_floating_addresses",
+    "site_sites",
+    "site_name",
+    "site_active",
+    "site_link_certificate",
+    "site_link_key",
+)
+
+#: How many sites an installation has that has more than one.
+SITES = 2
 
 #: Variables of Ansible's own that are looked at.
 CONNECTION: dict[str, dict[str, Any]] = {"ansible_port": {"type": "int"}}
@@ -463,13 +478,18 @@ def certificate_faults(certificate: str, key: str, name: str) -> tuple[str, str]
         fault = f"has expired on {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one"
     elif not {name.lower(), f"*.{name.lower().partition('.')[2]}"} & set(known):
         fault = f"is for {', '.join(known) or 'no name'}, not for site_domain {name}"
+    return fault, key_fault(leaf, key, "loadbalancer_tls_certificate")
+
+
+def key_fault(leaf: x509.Certificate, key: str, name: str) -> str:
+    """What is wrong with ``key``, PEM, as that of a certificate that stands in variable ``name``; empty: nothing."""
     try:
         private = serialization.load_pem_private_key(key.encode(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        return fault, "holds no private key in PEM that is usable without a password"
+        return "holds no private key in PEM that is usable without a password"
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     same = private.public_key().public_bytes(*form) == leaf.public_key().public_bytes(*form)
-    return fault, "" if same else "is not the key of loadbalancer_tls_certificate"
+    return "" if same else f"is not the key of {name}"
 
 
 class Preflight:
@@ -505,6 +525,7 @@ class Preflight:
         self.check_shared()
         self.check_members()
         self.check_front()
+        self.check_sites()
         for host, variables in self.hosts.items():
             self.check_names(host, variables)
             self.check_values(host, variables)
@@ -626,6 +647,57 @@ class Preflight:
                     self.add(name, f"{own} is that of {host} alone; write a free one")
                 elif self.is_address(own) and ipaddress.ip_address(str(own)) not in found.network:
                     self.add(name, f"{each} is not in the network of {host} ({own}), which could not have it")
+
+    def check_sites(self) -> None:
+        """Of two sites each knows the other, and one Redis of each follows or is followed."""
+        variables = next(iter(self.hosts.values()), {})
+        sites = variables.get("site_sites")
+        if not isinstance(sites, Mapping) or not sites:
+            return
+        if len(sites) != SITES:
+            self.add("site_sites", f"names {', '.join(map(str, sites))}; write this site and the one that stands by")
+        for name, site in sites.items():
+            row = site if isinstance(site, Mapping) else {}
+            networks = row.get("addresses") if isinstance(row.get("addresses"), list) else []
+            if not SITE.fullmatch(str(name)):
+                self.add("site_sites", f"{name!r} is no name of a site; write letters, digits and hyphens, as shanghai")
+            if not self.is_server(str(row.get("redis") or "")):
+                cure = "has no redis where the other site reaches it; write redis: 203.0.113.10, or 203.0.113.10:7380"
+                self.add("site_sites", f"{name} {cure}")
+            if not networks or not all(map(self.is_network, networks)):
+                cure = "has no addresses from which its hosts come; write addresses: [203.0.113.10, 198.51.100.0/28]"
+                self.add("site_sites", f"{name} {cure}")
+        for name in ("site_name", "site_active"):
+            if (said := text(variables, name)) not in sites:
+                cure = f"{said!r} is none of site_sites; write {' or '.join(map(str, sites))}"
+                self.add(name, cure, place=None if name in variables else self.sources.where("site_sites"))
+        if len(several := self.groups.get("redis", [])) > 1:
+            cure = f"a site that stands by follows one Redis, and the group redis has {len(several)} hosts; write one"
+            self.add("site_sites", cure)
+        if text(variables, "site_redis_host"):
+            self.add(
+                "site_redis_host", "a site that stands by follows a Redis of this package; take this or site_sites out"
+            )
+        hook = text(variables, "site_promote_hook")
+        if hook and not (Path(hook).is_absolute() and os.access(hook, os.X_OK)):
+            cure = f"{hook} is no program of this controller; write its whole path, and make it executable"
+            self.add("site_promote_hook", cure)
+        self.check_link(text(variables, "site_link_certificate"), text(variables, "site_link_key"))
+
+    def check_link(self, certificate: str, key: str) -> None:
+        """Both sites have a certificate, and its key."""
+        if not certificate or not key:
+            for name, value in (("site_link_certificate", certificate), ("site_link_key", key)):
+                if not value:
+                    self.missing(name, "is missing; site_sites needs it")
+            return
+        try:
+            leaf = x509.load_pem_x509_certificate(certificate.encode())
+        except ValueError:
+            self.add("site_link_certificate", "holds no PEM certificate")
+            return
+        if fault := key_fault(leaf, key, "site_link_certificate"):
+            self.add("site_link_key", fault)
 
     def check_shared(self) -> None:
         """What several hosts have to agree on is the same for all."""
@@ -806,11 +878,8 @@ class Preflight:
             for entry in entries(variables.get(name)):
                 # A service of the firewall has a list of its own.
                 for each in map(str, entries(entry.get("sources")) if isinstance(entry, Mapping) else [entry]):
-                    try:
-                        ipaddress.ip_network(each, strict=False)
-                    except ValueError:
-                        if not re.fullmatch(also, each):
-                            self.add(name, f"{each!r} is no {cure}", host)
+                    if not self.is_network(each) and not re.fullmatch(also, each):
+                        self.add(name, f"{each!r} is no {cure}", host)
         domain = text(variables, "site_domain")
         bare = re.sub(r"^\w+://|[:/].*$", "", domain)
         if domain and not self.is_name(domain):
@@ -826,6 +895,22 @@ class Preflight:
         except ValueError:
             return False
         return True
+
+    @staticmethod
+    def is_network(written: object) -> bool:
+        """Whether it is an IP address, or a network of them."""
+        try:
+            ipaddress.ip_network(str(written), strict=False)
+        except ValueError:
+            return False
+        return True
+
+    def is_server(self, written: str) -> bool:
+        """Whether it is a name or an address, maybe with a port."""
+        found = re.fullmatch(r"\[(.+)](?::(\d+))?|([^:]+):(\d+)|(.+)", written)
+        port = found and (found[2] or found[4])
+        named = found and (found[1] or found[3] or found[5])
+        return bool(named) and self.is_name(str(named)) and (not port or 1 <= int(port) <= LAST_PORT)
 
     def is_name(self, written: str) -> bool:
         """Whether it is a name or an address, by which others reach a host."""
@@ -909,7 +994,8 @@ class Preflight:
             elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
                 self.add("clawdbot_extra_environment", f"{name!r} is no name of an environment variable", host)
         for name, option in self.options.items():
-            if option.get("no_log") and re.search(UNWRITABLE, text(variables, name)):
+            # That one goes into a file of its own.
+            if option.get("no_log") and name != "site_link_key" and re.search(UNWRITABLE, text(variables, name)):
                 self.add(name, UNWRITABLE_CURE, host)
 
     def check_cards(self, host: str, variables: Mapping[str, Any]) -> None:

@@ -7,6 +7,8 @@ missing is added to the end of the file, whose other lines stay as they are. Val
 from __future__ import annotations
 
 import base64
+import datetime
+import functools
 import os
 import secrets
 import string
@@ -21,6 +23,9 @@ from ansible import constants
 from ansible.errors import AnsibleActionFail
 from ansible.parsing.vault import is_encrypted, match_encrypt_secret
 from ansible.plugins.action import ActionBase
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 LETTERS = string.ascii_letters + string.digits
 HEADER = """---
@@ -41,6 +46,30 @@ def aes_key() -> str:
     return key
 
 
+@functools.cache
+def link() -> tuple[str, str]:
+    """The certificate that both sites of an installation have, signed by itself and good for 100 years, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "clawdbot-link")])
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
+        .not_valid_after(now + datetime.timedelta(days=36525))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return certificate.public_bytes(form[0]).decode(), key.private_bytes(*form).decode()
+
+
+def written(value: str) -> str:
+    """A value as it stands behind its name in YAML; one of several lines as a block."""
+    return value if "\n" not in value else "|\n" + "".join(f"  {line}\n" for line in value.splitlines()).rstrip("\n")
+
+
 @dataclass(frozen=True)
 class Block:
     """Secrets that stand together in the file.
@@ -50,16 +79,23 @@ class Block:
         made: what is made up here, and how.
         issued: what somebody else issues.
         console: who does, and where.
+        of: a variable; without it nobody needs these secrets.
     """
 
     about: str
     made: Mapping[str, Callable[[], str]] = field(default_factory=dict)
     issued: tuple[str, ...] = ()
     console: str = ""
+    of: str = ""
 
 
 BLOCKS = (
     Block("Between the bot and Redis.", {"site_redis_password": text(48)}),
+    Block(
+        "Between the two sites.",
+        {"site_link_certificate": lambda: link()[0], "site_link_key": lambda: link()[1]},
+        of="site_sites",
+    ),
     Block(
         'Alerts into the chats, and the dashboard on the monitoring host; "" to do without.',
         {"site_alerts_token": text(48), "site_dashboard_password": text(24)},
@@ -108,10 +144,10 @@ def added(
     for block in blocks:
         block_lines = []
         for name in (*block.made, *block.issued):
-            if name in known:
+            if name in known or (block.of and not known.get(block.of)):
                 continue
             if name in block.made or everything:
-                block_lines.append(f"{name}: {block.made.get(name, text(40))()}")
+                block_lines.append(f"{name}: {written(block.made.get(name, text(40))())}")
                 made.append(name)
             elif name not in named:
                 block_lines.append(f"#{name}:")

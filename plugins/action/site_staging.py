@@ -31,6 +31,7 @@ PACKAGE = Path(__file__).resolve().parents[2]
 OUTSIDE = re.compile(
     r"""ansible_\w+ | sandbox_\w+ | backup_ssh_key_file | clawdbot_redis_\w+ | keepalived_\w+
     | site_(domain | former_domains | address | floating_addresses | backup_repository | redis_host)
+    | site_(sites | name | active | link_(certificate | key) | promote_hook)
     | loadbalancer_(tls(_certificate|_key)? | acme_\w+ | trusted_proxies)
     | clawdbot_(dingtalk|feishu)_(app_\w+ | allow_\w+ | robot_code | card_template | \w+_url)
     | monitoring_(email_\w+ | webhook_urls | heartbeat_url | dashboard_(address|certificate\w*))""",

@@ -200,9 +200,10 @@ def site_firewall(
 
     Args:
         services: rows of ``site_services``: name, port, or a protocol that has none, ``on`` (group that offers it, or
-            ``site`` for every host), ``to`` (groups that may use it, or ``any``), where another port of the host
-            serves it, ``redirect``, ``former``, ports that are served as well, and ``agreed``, the name in
-            ``site_agreements`` of a port whose former ones stay open.
+            ``site`` for every host), ``to`` (groups that may use it, or ``any``) or, of hosts that are not of this
+            inventory, ``sources`` (their addresses and networks), where another port of the host serves it,
+            ``redirect``, ``former``, ports that are served as well, and ``agreed``, the name in ``site_agreements``
+            of a port whose former ones stay open.
         host: inventory name of the host that is being configured.
         groups: names of the hosts by group.
         hostvars: Ansible's ``hostvars``.
@@ -214,9 +215,11 @@ def site_firewall(
     for service in services:
         if host not in (site_hosts(groups) if service["on"] == "site" else groups.get(service["on"], [])):
             continue
-        users = service["to"]
+        users = service.get("to", [])
         if users == "any":
             sources = ["any"]
+        elif "sources" in service:
+            sources = list(service["sources"])
         else:
             members = dict.fromkeys(user for group in users for user in groups.get(group, []))
             sources = site_addresses(members, hostvars)
@@ -230,6 +233,27 @@ def site_firewall(
                 rule["redirect"] = int(service["redirect"])
             rules.append(rule)
     return rules
+
+
+def site_links(sites: Mapping[str, Mapping[str, Any]], port: int) -> dict[str, dict[str, Any]]:
+    """Where the Redis of each site is reached by the other one.
+
+    Args:
+        sites: ``site_sites``: for each name ``redis``, a name or an address, maybe with a port, and ``addresses``,
+            from which the connections of its hosts come.
+        port: where none is written.
+
+    Returns:
+        For each name: name, host, port and addresses.
+    """
+    found = {}
+    for name, site in sites.items():
+        written = str(site["redis"])
+        # Of an IPv6 address with a port the address is in brackets.
+        split = re.fullmatch(r"\[?([^]]*?)]?:(\d+)", written) if written.count(":") == 1 or "]:" in written else None
+        host, own = (split[1], int(split[2])) if split else (written.strip("[]"), int(port))
+        found[name] = {"name": name, "host": host, "port": own, "addresses": list(site["addresses"])}
+    return found
 
 
 def site_agreed(
@@ -412,6 +436,7 @@ class FilterModule:
             "site_hosts": site_hosts,
             "site_strangers": site_strangers,
             "site_firewall": site_firewall,
+            "site_links": site_links,
             "site_agreed": site_agreed,
             "site_behind": site_behind,
             "site_unsucceeded": site_unsucceeded,
