@@ -1,4 +1,4 @@
-"""The command line: ``python -m clawdbot {worker,receiver,check,init,queue,drain,dead,push,rules,explain,usage}``."""
+"""The command line, ``python -m clawdbot COMMAND``: the services, and what looks after the bot."""
 
 from __future__ import annotations
 
@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "Hand over what this node's disk kept while Redis was away, and wait until nothing is left."
     drain = add("drain", _drain, text)
     drain.add_argument("--seconds", type=float, default=60, help="give up after so long (%(default)s)")
+    text = "Where another site answers: give it what was left in this one's queue, whatever it does not know yet."
+    add("hand-over", _hand_over, text)
     push = add("push", _push, "Write to the DingTalk group of webhook_url.")
     push.add_argument("text")
     rules = add("rules", _rules, "Check a bot.yaml before it counts; exit 1 if it is not sound.")
@@ -161,7 +163,7 @@ def _check(settings: Settings, parsed: argparse.Namespace) -> int:
     for problem in problems:
         print(f"{'error' if fatal(problem) else 'to do' if problem.fatal else 'warning'}: {problem}")
     if not parsed.start:
-        for line in _former_secrets(settings):
+        for line in (*_former_secrets(settings), *_site_notes(settings)):
             print(f"note: {line}")
     if any(map(fatal, problems)):
         return 1
@@ -188,6 +190,27 @@ def _former_secrets(settings: Settings) -> Iterator[str]:
                 except redis.RedisError:
                     used = "last use unknown, since Redis does not answer"
                 yield f"{part}: the former {name} is {end}; {used}"
+
+
+def _role_of(settings: Settings) -> tuple[str, str]:
+    """What this site does, and which one answers; both empty where there is only one."""
+    from clawdbot.sites import sites_of
+
+    sites = sites_of(settings)
+    if sites is None:
+        return "", ""
+    sites.look()
+    return sites.role.value, sites.answers
+
+
+def _stands_by(settings: Settings) -> bool:
+    return _role_of(settings)[0] == "standby"
+
+
+def _site_notes(settings: Settings) -> Iterator[str]:
+    role, answers = _role_of(settings)
+    if role and settings.site:
+        yield f"site {settings.site.name}: {role}; {answers or 'none is known to'} answers"
 
 
 # What to do where a platform takes no cards, and where it takes no signs.
@@ -262,7 +285,7 @@ def _redis_problems(settings: Settings) -> list[Problem]:
     if replicas < wanted:
         found.append(f"Redis has {replicas} of {wanted} replicas; when one more server dies, nobody is answered")
     # One that replaced the bot's own may be set up for something else.
-    if known.get("role") != "master":
+    if known.get("role") != "master" and not _stands_by(settings):
         found.append("Redis is a replica; name its primary")
     if not known.get("aof_enabled") or known.get("appendfsync", "always") != "always":
         found.append("Redis may forget at a restart what was accepted; set appendonly yes and appendfsync always")
@@ -385,9 +408,12 @@ def _drain(settings: Settings, parsed: argparse.Namespace) -> int:
     os.environ.pop(metrics_folder.VARIABLE, None)
     from clawdbot.engine.failures import judge
     from clawdbot.engine.spool import spool_of
+    from clawdbot.ingress import receiving
+    from clawdbot.sites import sites_of
 
     spool = spool_of(settings)
-    queue = _queue_of(settings)
+    sites = sites_of(settings)
+    choose = receiving(settings.redis, sites)
     end = time.monotonic() + parsed.seconds
     reason = ""
     while spool and (left := spool.held().messages):
@@ -395,12 +421,36 @@ def _drain(settings: Settings, parsed: argparse.Namespace) -> int:
             text = f"{left} messages still wait on this node's disk{reason}; mend that and run it again"
             print(f"error: {text}", file=sys.stderr)
             return EX_UNAVAILABLE
+        if sites:
+            sites.look()
+        queue = choose()
         try:
-            spool.hand_over(queue)
+            if queue:
+                spool.hand_over(queue)
         except redis.RedisError as error:
             reason = f": {judge(error).reason}"
         time.sleep(DRAIN_PAUSE)
     print("nothing waits on this node's disk")
+    return 0
+
+
+def _hand_over(settings: Settings, _: argparse.Namespace) -> int:
+    from clawdbot.engine.leftover import hand_over
+    from clawdbot.engine.queue import Queue
+    from clawdbot.sites import Role, sites_of
+    from clawdbot.store import connect
+
+    sites = sites_of(settings)
+    if sites is None or settings.site is None:
+        raise ConfigError("cache.yaml names no other site, so there is nobody to hand over to")
+    sites.look()
+    if sites.role is not Role.STANDBY:
+        print(f"error: {settings.site.other} does not answer for this site: {sites.role.value}", file=sys.stderr)
+        return EX_UNAVAILABLE
+    told = hand_over(_queue_of(settings), Queue(connect(settings.site.redis, timeout=REDIS_SECONDS)))
+    print(f"handed over to {settings.site.other}: {told.messages}")
+    print(f"known there already:   {told.known}")
+    print(f"dead letters:          {told.dead}")
     return 0
 
 

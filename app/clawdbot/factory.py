@@ -21,6 +21,7 @@ from clawdbot.models.dialects import DIALECTS, Conversations
 from clawdbot.notes import SharedNotes
 from clawdbot.platforms import lines, senders
 from clawdbot.platforms.base import Services
+from clawdbot.sites import sites_of
 from clawdbot.store import connect
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def receiver(settings: Settings) -> Connections:
         raise ConfigError(
             "no platform's intake is stream (DingTalk) or connection (Feishu), so there is none to receive"
         )
-    ingress = Ingress(settings, client, [line.name for line in connecting])
+    ingress = Ingress(settings, client, [line.name for line in connecting], sites=sites_of(settings))
     return Connections(connecting, ingress, Connected(client), consumer_name())
 
 
@@ -107,4 +108,5 @@ def worker(settings: Settings) -> Worker:
         lease_seconds=settings.lease_seconds,
         give_up_seconds=settings.give_up_seconds,
         ttl=settings.redis.ttl,
+        sites=sites_of(settings),
     )

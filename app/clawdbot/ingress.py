@@ -10,10 +10,10 @@ import redis
 
 from clawdbot import metrics
 from clawdbot.clock import now_ms
-from clawdbot.config import Settings, voices
+from clawdbot.config import RedisConfig, Settings, voices
 from clawdbot.config.live import Live
 from clawdbot.engine.failures import judge
-from clawdbot.engine.intake import Intake
+from clawdbot.engine.intake import Accepting, Intake
 from clawdbot.engine.queue import Queue
 from clawdbot.engine.spool import Reception, spool_of
 from clawdbot.errors import Refusal
@@ -21,6 +21,7 @@ from clawdbot.former import Uses
 from clawdbot.message import Message
 from clawdbot.notes import SharedNotes
 from clawdbot.platforms.base import Received
+from clawdbot.sites import Sites
 from clawdbot.store import connect
 
 log = logging.getLogger(__name__)
@@ -57,11 +58,46 @@ class Taken:
     fields: dict[str, str]
 
 
+class _AtSite:
+    """Takes messages into the queue of the site that answers."""
+
+    def __init__(self, sites: Sites, here: Accepting, there: Accepting) -> None:
+        self._sites = sites
+        self._here = here
+        self._there = there
+
+    def accept(self, message: Message, replay_guard: str = "") -> str:
+        """See `Queue.accept`."""
+        chosen = self._sites.choose(self._here, self._there)
+        if chosen is None:
+            raise redis.ConnectionError("it is not known which site answers")
+        return chosen.accept(message, replay_guard)
+
+
+def receiving(config: RedisConfig, sites: Sites | None) -> Callable[[], Queue | None]:
+    """Return what says which queue takes what waited on a disk; None: nobody knows yet."""
+
+    def queue(config: RedisConfig) -> Queue:
+        seconds = MOVED_HAND_OVER_SECONDS if config.servers else HAND_OVER_SECONDS
+        return Queue(connect(config, timeout=seconds, connections=2, retries=0))
+
+    here = queue(config)
+    if sites is None:
+        return lambda: here
+    there = queue(sites.config.redis)
+    return lambda: sites.choose(here, there)
+
+
 class Ingress:
     """Takes messages into the queue, for the threads of one process."""
 
     def __init__(
-        self, settings: Settings, client: redis.Redis, platforms: Iterable[str], clock: Callable[[], int] = now_ms
+        self,
+        settings: Settings,
+        client: redis.Redis,
+        platforms: Iterable[str],
+        clock: Callable[[], int] = now_ms,
+        sites: Sites | None = None,
     ) -> None:
         """Nothing is opened yet.
 
@@ -70,13 +106,14 @@ class Ingress:
             client: for what is no message.
             platforms: names of those that messages come from.
             clock: Unix time in milliseconds.
+            sites: where there is a second site: whose Redis takes messages.
         """
         self._redis = settings.redis
-        # A connection for the leader, and one to load scripts.
-        hasty = Queue(connect(settings.redis, timeout=TRY_SECONDS, connections=2, retries=0))
+        self.sites = sites
         self.spool = spool_of(settings, clock)
-        patience = BEFORE_SPOOL_SECONDS if self.spool else REDIS_SECONDS
-        intake = Intake(hasty, patience=patience, attempt=TRY_SECONDS)
+        intake: Accepting = self._intake(settings.redis)
+        if sites:
+            intake = _AtSite(sites, intake, self._intake(sites.config.redis))
         self._reception = Reception(intake, self.spool, SPOOL_SECONDS) if self.spool else intake
         self._uses = Uses(SharedNotes(client), settings.former())
         self._live = Live(settings.config_dir / voices.FILE, settings.bot)
@@ -85,11 +122,17 @@ class Ingress:
                 # A counter that begins with its first event has no increase to be alerted of.
                 metrics.CALLBACKS.labels(name, result)
 
+    def _intake(self, config: RedisConfig) -> Intake:
+        # A connection for the leader, and one to load scripts.
+        hasty = Queue(connect(config, timeout=TRY_SECONDS, connections=2, retries=0))
+        return Intake(hasty, patience=BEFORE_SPOOL_SECONDS if self.spool else REDIS_SECONDS, attempt=TRY_SECONDS)
+
     def start(self) -> None:
         """Hand over what waits on the disk from now on. Threads do not outlive a fork, so every process calls this."""
+        if self.sites:
+            self.sites.start()
         if self.spool:
-            seconds = MOVED_HAND_OVER_SECONDS if self._redis.servers else HAND_OVER_SECONDS
-            self.spool.start(Queue(connect(self._redis, timeout=seconds, connections=2, retries=0)))
+            self.spool.start(receiving(self._redis, self.sites))
 
     def take(self, platform: str, receive: Callable[[], Received]) -> Taken:
         """Queue what ``receive`` returns; when this returns with status 200, the message is on disk."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clawdbot.config import ModelConfig, Settings
     from clawdbot.engine.queue import Queue
     from clawdbot.engine.spool import Spool
+    from clawdbot.sites import Sites
 
 HTTP_SECONDS = Histogram(
     "clawdbot_http_request_duration_seconds",
@@ -122,14 +123,17 @@ class _Processes(Collector):
 class _State(Collector):
     """What is read at the moment of the scrape: the queue, receivers, and how long keys and former secrets last."""
 
-    def __init__(self, queue: Queue, settings: Settings, spool: Spool | None) -> None:
+    def __init__(self, queue: Queue, settings: Settings, spool: Spool | None, sites: Sites | None) -> None:
         self.queue = queue
         self.connected = Connected(queue.client)
         self.settings = settings
         self.spool = spool
+        self.sites = sites
 
     def collect(self) -> Iterator[Metric]:
         yield from self._queue()
+        if self.sites:
+            yield _roles(self.sites)
         if self.spool:
             yield from _spool(self.spool)
         if self.settings.model:
@@ -145,7 +149,8 @@ class _State(Collector):
         )
         try:
             depth = self.queue.depth()
-            for platform in self.settings.connected():
+            # To count writes, and the Redis of a site that stands by takes none.
+            for platform in self.settings.connected() if not self.sites or self.sites.role.value == "active" else ():
                 receivers.add_metric([platform], self.connected.count(platform))
         except redis.RedisError:
             up.add_metric([], 0)
@@ -161,6 +166,15 @@ class _State(Collector):
             ("dead_letters", "Messages that were given up.", depth.dead),
         ):
             yield GaugeMetricFamily(f"clawdbot_{name}", text, value=value)
+
+
+def _roles(sites: Sites) -> Metric:
+    role = GaugeMetricFamily(
+        "clawdbot_site_role", "1 for what this site does: active, leaving, standby, unknown.", labels=["site", "role"]
+    )
+    for each in type(sites.role):
+        role.add_metric([sites.config.name, each.value], float(each is sites.role))
+    return role
 
 
 def _spool(spool: Spool) -> Iterator[Metric]:
@@ -206,10 +220,10 @@ def _former_ends(settings: Settings) -> Metric:
     return ends
 
 
-def page(queue: Queue, settings: Settings, spool: Spool | None = None) -> bytes:
+def page(queue: Queue, settings: Settings, spool: Spool | None = None, sites: Sites | None = None) -> bytes:
     """Return all metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_State(queue, settings, spool))
+    registry.register(_State(queue, settings, spool, sites))
     if metrics_folder.files():
         registry.register(_Processes())
         return generate_latest(registry)

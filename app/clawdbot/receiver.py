@@ -28,6 +28,7 @@ from clawdbot.errors import ClawdbotError, Final, Refusal
 from clawdbot.ingress import Ingress
 from clawdbot.logs import access_log
 from clawdbot.platforms.base import Arrival, Line, Received, Session
+from clawdbot.sites import Role
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Connections:
         for keeper in keepers:
             keeper.start()
         end = time.monotonic() + READY_SECONDS
-        while not all(keeper.connected for keeper in keepers) and time.monotonic() < end:
+        while self.answers and not all(keeper.connected for keeper in keepers) and time.monotonic() < end:
             if self.stopping.wait(TICK_SECONDS):
                 break
         # From now on the receiver before this one may go.
@@ -93,6 +94,11 @@ class Connections:
             keeper.join()
         for lane in self._lanes:
             lane.shutdown()
+
+    @property
+    def answers(self) -> bool:
+        """Whether the platforms shall give events to this site."""
+        return self._ingress.sites is None or self._ingress.sites.role is Role.ACTIVE
 
     def say(self, platform: str, *, connected: bool) -> None:
         """Tell the others whether we are connected; a Redis that is away hears it the next time."""
@@ -143,6 +149,9 @@ class _Keeper(threading.Thread):
     def run(self) -> None:
         failures = 0
         while not self._owner.stopping.is_set():
+            if not self._owner.answers:
+                self._owner.stopping.wait(TICK_SECONDS)
+                continue
             link = _Link(self.line, self._owner)
             self._links = [each for each in self._links if each.is_alive()] + [link]
             link.start()
@@ -236,7 +245,9 @@ class _Link(threading.Thread):
     def _read(self, wire: ClientConnection, session: Session) -> None:
         """Read until told to stop, or until the platform had the time to close what it asked us to leave."""
         end = ping = time.monotonic()
-        while not self._owner.stopping.is_set() and not (self.leaving and time.monotonic() > end):
+        while (
+            self._owner.answers and not self._owner.stopping.is_set() and not (self.leaving and time.monotonic() > end)
+        ):
             if session.ping_seconds and time.monotonic() >= ping:
                 ping = time.monotonic() + session.ping_seconds
                 wire.send(session.ping())

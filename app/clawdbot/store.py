@@ -70,7 +70,12 @@ def connect(config: RedisConfig, *, timeout: float, connections: int = 64, retri
     if group:
         way = {"connection_class": ToPrimary, "group": group}
     elif config.tls:
-        way |= {"connection_class": redis.SSLConnection, "ssl_ca_certs": config.tls_ca or None}
+        way |= {
+            "connection_class": redis.SSLConnection,
+            "ssl_ca_certs": config.tls_ca or config.tls_certificate or None,
+        }
+        if config.tls_certificate:
+            way |= {"ssl_certfile": config.tls_certificate, "ssl_keyfile": config.tls_key, "ssl_check_hostname": False}
     pool = Pool(  # type: ignore[no-untyped-call]  # the package has no types here
         **way,
         db=config.db,

@@ -50,6 +50,7 @@ class Site:
         """
         self.dingtalk = dingtalk or {}
         self.feishu = feishu or {}
+        self.cache: dict[str, str] = {}  # what cache.yaml says besides
         self.three = three
         self.folder = folder
         self.app = app
@@ -83,7 +84,7 @@ class Site:
 
     def start(self, names: Sequence[str] = ("web", "worker-a", "worker-b")) -> None:
         """Start everything, of the bot the processes of these names, and wait until it is ready."""
-        if not self.three:
+        if not self.three and not self.redis.process:
             self.redis.start()
         self.configure()
         server = build_server(self.config, self._sim_listener)
@@ -120,6 +121,9 @@ class Site:
         )
         if self.three:
             self.three.write_cache_yaml(self.folder / "config" / "cache.yaml")
+        if self.cache:
+            path = self.folder / "config" / "cache.yaml"
+            path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | self.cache), "utf-8")
 
     def ready(self) -> bool:
         """Whether the web side says it is."""
@@ -186,6 +190,8 @@ class Site:
             self.kill(name)
         self.redis.kill()
         self.listener.close()
+        # Unless it is the server's by now.
+        self._sim_listener.close()
         if hasattr(self, "_server"):
             self._server.shutdown()
             self._server.server_close()

@@ -21,6 +21,7 @@ from clawdbot.config.settings import (
     Replaceable,
     Secret,
     Settings,
+    SiteConfig,
 )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Replaceable",
     "Secret",
     "Settings",
+    "SiteConfig",
     "bot_file",
     "load",
 ]

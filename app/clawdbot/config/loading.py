@@ -36,6 +36,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         "dingtalk": dingtalk_file and dingtalk_file.sound(rules.dingtalk),
         "feishu": feishu_file and feishu_file.sound(rules.feishu),
         "redis": rules.redis(cache_file, password),
+        "site": rules.site(cache_file, password),
         "model": env.sound(rules.model),
         "alerts": rules.alerts(env),
         "config_dir": config_dir,

@@ -23,6 +23,7 @@ from clawdbot.config.settings import (
     Former,
     ModelConfig,
     RedisConfig,
+    SiteConfig,
 )
 from clawdbot.languages import Language
 from clawdbot.models import prompt
@@ -169,6 +170,25 @@ def redis(reader: Reader, password: str) -> RedisConfig:
         tls=tls,
         tls_ca=reader.text("tls_ca", "give a file of certificates", default=""),
     )
+
+
+def site(reader: Reader, password: str) -> SiteConfig | None:
+    """The second site of ``cache.yaml``, whose Redis has the same password; None if there is none."""
+    name = reader.text("site", "give the name of this site", default="")
+    other = reader.text("other_site", "give the name of the other site", default="")
+    where = reader.addresses("other_redis", 6380)
+    certificate = reader.text("link_certificate", "give the file of the certificate that both sites have", default="")
+    tls_key = reader.text("link_key", "give the file of its key", default="")
+    if not name and not other and not where:
+        return None
+    if not name or not other or name == other or len(where) != 1:
+        reader.problem("other_redis", "needs `site` and `other_site`, two names, and is one address; give all three")
+        return None
+    [(host, port)] = where
+    link = RedisConfig(
+        host=host, port=port, password=password, tls=bool(certificate), tls_certificate=certificate, tls_key=tls_key
+    )
+    return SiteConfig(name, other, link)
 
 
 def _expiry(reader: Reader, api_key: str) -> float | None:

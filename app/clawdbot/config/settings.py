@@ -129,6 +129,8 @@ class RedisConfig:
         sentinels: addresses of the Sentinels that know which of them is the primary.
         primary: the name by which they know it.
         tls: whether to encrypt; ``tls_ca`` is a file of the authorities to trust, empty for the system's.
+        tls_certificate: file of a certificate that both sides have, and that is all that is trusted; then names of
+            hosts say nothing. ``tls_key`` is the file of its key.
     """
 
     enabled: bool = True
@@ -143,11 +145,22 @@ class RedisConfig:
     primary: str = "clawdbot"
     tls: bool = False
     tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
 
     @property
     def place(self) -> str:
         """Where it is, for people."""
         return ", ".join(f"{host}:{port}" for host, port in self.servers or [(self.host, self.port)])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SiteConfig:
+    """The second site of an installation: name of this one, of the other one, and where the other one's Redis is."""
+
+    name: str
+    other: str
+    redis: RedisConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -199,7 +212,8 @@ class ModelConfig:
 class Settings:
     """The whole configuration. A platform or model that cannot work is None.
 
-    Of several languages the first is the installation's own, or the chat's; see `clawdbot.languages.preferred`.
+    ``site`` is None where there is no second one. Of several languages the first is the installation's own, or the
+    chat's; see `clawdbot.languages.preferred`.
     """
 
     config_dir: Path
@@ -218,6 +232,7 @@ class Settings:
     forwarded_allow_ips: str
     metrics_allow_ips: str
     redis: RedisConfig
+    site: SiteConfig | None
     dingtalk: DingTalkConfig | None
     feishu: FeishuConfig | None
     model: ModelConfig | None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 from redis.exceptions import NoScriptError
@@ -25,6 +25,13 @@ from clawdbot.store import Argument
 MOST_AT_ONCE = 64
 # Seconds between two tries.
 PAUSE = 0.05
+
+
+class Accepting(Protocol):
+    """What takes messages into a queue."""
+
+    def accept(self, message: Message, replay_guard: str = "") -> str:
+        """See `Queue.accept`."""
 
 
 class _Ticket:

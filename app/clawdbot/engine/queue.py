@@ -37,6 +37,7 @@ from clawdbot.copies import durably, moves
 from clawdbot.errors import LeaseLost
 from clawdbot.message import ORDER_DIGITS, Message, Unreadable
 from clawdbot.sent import APOLOGY, CARD, PATIENCE, SIGN, mark_key
+from clawdbot.sites import Role, Sites
 from clawdbot.store import DEDUP_SECONDS, GROUP, READY, Argument, Script, dump_json, key, raw_bytes, session_key
 
 DELAYED, ATTEMPTS, TRIES, WAITING = key("delayed"), key("attempts"), key("tries"), key("waiting")
@@ -453,18 +454,21 @@ class Queue:
 class Hold:
     """A lease in a worker's hands: what may be done only as long as it is ours."""
 
-    def __init__(self, queue: Queue, lease: Lease) -> None:
-        """Work under ``lease``."""
+    def __init__(self, queue: Queue, lease: Lease, sites: Sites | None = None) -> None:
+        """Work under ``lease``, at one of ``sites`` if there are several."""
         self._queue = queue
         self._lease = lease
+        self._sites = sites
         self.fence = (GROUP, queue.consumer, lease.entry)
 
     def check(self) -> None:
         """Return if the lease is ours.
 
         Raises:
-            LeaseLost: another worker took over.
+            LeaseLost: another worker took over, or another site.
         """
+        if self._sites and self._sites.role not in (Role.ACTIVE, Role.LEAVING):
+            raise LeaseLost("another site answers now")
         if not self._queue.owns(self._lease):
             raise LeaseLost("the lease belongs to another worker")
 

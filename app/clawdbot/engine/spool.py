@@ -30,7 +30,7 @@ from clawdbot import metrics
 from clawdbot.clock import now_ms
 from clawdbot.config import Settings
 from clawdbot.engine.failures import judge
-from clawdbot.engine.intake import Intake
+from clawdbot.engine.intake import Accepting
 from clawdbot.engine.queue import REPLAY_GRACE_MS, Kept, Queue
 from clawdbot.errors import SpoolError
 from clawdbot.message import ORDER_DIGITS, Message
@@ -174,11 +174,11 @@ class Spool:
 
     # Handing over
 
-    def start(self, queue: Queue) -> None:
-        """Hand over to ``queue`` from now on, in a thread of this process."""
+    def start(self, choose: Callable[[], Queue | None]) -> None:
+        """Hand over from now on, in a thread of this process; ``choose`` says to whom, None: to nobody yet."""
         with self._lock:
             if self._handing is None:
-                self._handing = threading.Thread(target=self._hand_over_always, args=[queue], daemon=True)
+                self._handing = threading.Thread(target=self._hand_over_always, args=[choose], daemon=True)
                 self._handing.start()
 
     def hand_over(self, queue: Queue) -> bool:
@@ -226,22 +226,24 @@ class Spool:
         self._handed.difference_update(kept.key for kept in page)
         return True
 
-    def _hand_over_always(self, queue: Queue) -> None:
+    def _hand_over_always(self, choose: Callable[[], Queue | None]) -> None:
         looked = 0.0
         while True:
             pause = POLL_SECONDS
+            queue = choose()
             try:
                 if time.monotonic() >= looked:
                     looked = time.monotonic() + LOOK_SECONDS
                     if not self.pending and self.held().messages:
                         self._mark[0] = 1
-                if self.pending and self.hand_over(queue):
+                if self.pending and queue and self.hand_over(queue):
                     log.info("what waited on this node's disk was handed over")
             except redis.RedisError as error:
                 reason = "full" if isinstance(error, redis.OutOfMemoryError) else "unavailable"
                 metrics.SPOOL_FAILURES.labels(reason).inc()
-                # Behind the same name there may be another server by now.
-                forget_connections(queue.client)
+                if queue:
+                    # Behind the same name there may be another server by now.
+                    forget_connections(queue.client)
                 self._say("callbacks wait on this node's disk", error, judge(error).reason)
             except SpoolError as error:
                 self._say("this node's disk cannot be read", error)
@@ -337,7 +339,7 @@ def _disk() -> Iterator[None]:
 class Reception:
     """Takes messages: Redis if it can take them in time, else this node's disk."""
 
-    def __init__(self, intake: Intake, spool: Spool, patience: float) -> None:
+    def __init__(self, intake: Accepting, spool: Spool, patience: float) -> None:
         """The disk gets ``patience`` seconds, in addition to those of ``intake``."""
         self._intake = intake
         self._spool = spool

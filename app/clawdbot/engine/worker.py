@@ -25,6 +25,7 @@ from clawdbot.engine.queue import Begun, DeadLetter, Hold, Lease, Queue
 from clawdbot.errors import Final, LeaseLost, Retry
 from clawdbot.limits import backoff, jittered
 from clawdbot.message import Message, Unreadable
+from clawdbot.sites import Role, Sites
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,15 @@ class Worker:
     """Runs until told to stop. See `engine.queue` for what lives in Redis."""
 
     def __init__(
-        self, queue: Queue, chat: Chat, *, slots: int, lease_seconds: float, give_up_seconds: float, ttl: int
+        self,
+        queue: Queue,
+        chat: Chat,
+        *,
+        slots: int,
+        lease_seconds: float,
+        give_up_seconds: float,
+        ttl: int,
+        sites: Sites | None = None,
     ) -> None:
         """Make a worker.
 
@@ -69,6 +78,7 @@ class Worker:
             lease_seconds: a lease that is not renewed for so long is anybody's.
             give_up_seconds: a message that fails for so long is given up.
             ttl: life of a session in seconds.
+            sites: where there is a second site: whether this one answers.
         """
         self._queue = queue
         self._chat = chat
@@ -76,6 +86,7 @@ class Worker:
         self._slots = slots
         self._lease_seconds = lease_seconds
         self._ttl = ttl
+        self._sites = sites
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._free = threading.Semaphore(slots)
@@ -89,6 +100,8 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stop`, then drain."""
+        if self._sites:
+            self._sites.start()
         heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         heart.start()
         with ThreadPoolExecutor(self._slots, thread_name_prefix="slot") as pool:
@@ -108,6 +121,10 @@ class Worker:
         moves = 0
         next_reap = next_tidy = next_retire = 0.0
         while not self._stop.is_set():
+            if self._sites and self._sites.role is not Role.ACTIVE:
+                self._stand_by(self._sites)
+                prepared = False
+                continue
             count = self._reserve()
             if not count:
                 continue
@@ -154,6 +171,16 @@ class Worker:
                 self._held.update(lease.entry for lease in leases)
             for lease in leases:
                 pool.submit(self._work, lease)
+
+    def _stand_by(self, sites: Sites) -> None:
+        """Wait until this site answers, and until the nodes have handed over what they kept meanwhile."""
+        log.info("standing by", extra={"fields": {"answers": sites.answers}})
+        while sites.role is not Role.ACTIVE:
+            if self._stop.wait(REDIS_PAUSE):
+                return
+        # They lead to what may have been a replica.
+        store.forget_connections(self._queue.client)
+        self._stop.wait(MOVED_SECONDS)
 
     def _ill(self, failure: Failure, error: Exception) -> None:
         """Say what is the matter with Redis, once in a while."""
@@ -232,7 +259,7 @@ class Worker:
 
     def _answer(self, lease: Lease, begun: Begun) -> None:
         """Answer the head of a conversation, or let `_fail` decide what becomes of it."""
-        hold = Hold(self._queue, lease)
+        hold = Hold(self._queue, lease, self._sites)
         try:
             message = begun.message()
         except Unreadable as error:

@@ -18,9 +18,9 @@ from clawdbot.clock import now_ms
 from clawdbot.config import Settings
 from clawdbot.copies import durably
 from clawdbot.engine.queue import Queue
-from clawdbot.engine.spool import Spool
 from clawdbot.ingress import Ingress
 from clawdbot.platforms import PLATFORMS, receivers
+from clawdbot.sites import Role, sites_of
 from clawdbot.store import connect, key
 from clawdbot.web import callbacks, observe
 from clawdbot.web.peers import PRIVATE, Peers, TrustedProxies
@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     client = connect(settings.redis, timeout=REDIS_SECONDS, connections=settings.web_threads + 8)
     queue = Queue(client)
     platforms = receivers(settings)
-    ingress = Ingress(settings, client, platforms, clock)
+    ingress = Ingress(settings, client, platforms, clock, sites_of(settings))
     app = Flask("clawdbot", static_folder=None)
     inner = callbacks.Callbacks(app.wsgi_app, platforms.values(), ingress, clock)
     # Flask's documentation adds middleware by replacing this attribute, which its types call a method.
@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None, clock: Callable[[], int] = now_
     observe.install(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
-    _add_pages(app, settings, queue, ingress.spool)
+    _add_pages(app, settings, queue, ingress)
     for name in PLATFORMS:
         if name not in platforms:
             app.add_url_rule(callbacks.path(name), endpoint=f"{name}_callback", view_func=_off(name), methods=["POST"])
@@ -72,9 +72,10 @@ def _off(name: str) -> Callable[[], Response]:
     return off
 
 
-def _add_pages(app: Flask, settings: Settings, queue: Queue, spool: Spool | None) -> None:
+def _add_pages(app: Flask, settings: Settings, queue: Queue, ingress: Ingress) -> None:
     insiders = Peers(f"{PRIVATE},{settings.metrics_allow_ips}")
     writable = _Writable(queue)
+    sites = ingress.sites
 
     def inside() -> bool:
         return insiders.have(request.remote_addr or "")
@@ -86,7 +87,11 @@ def _add_pages(app: Flask, settings: Settings, queue: Queue, spool: Spool | None
 
     @app.get("/ready")
     def ready() -> Response:
-        """Readiness: Redis takes writes."""
+        """Readiness: Redis takes writes, or another site's does."""
+        if sites and sites.role is Role.UNKNOWN:
+            return _json({"status": "unavailable", "site": "it is not known which one answers"}, 503)
+        if sites and sites.role is Role.STANDBY:
+            return jsonify(status="standby", answers=sites.answers, platforms=_configured(settings))
         problem = writable.problem(0.0 if inside() else STRANGERS_READY_SECONDS)
         if problem:
             return _json({"status": "unavailable", "redis": problem}, 503)
@@ -97,7 +102,7 @@ def _add_pages(app: Flask, settings: Settings, queue: Queue, spool: Spool | None
         """All metrics of all processes, for those who run the bot; a stranger does not learn that there are any."""
         if not inside():
             abort(404)
-        return Response(metrics.page(queue, settings, spool), content_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.page(queue, settings, ingress.spool, sites), content_type=CONTENT_TYPE_LATEST)
 
 
 class _Writable:
