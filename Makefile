@@ -170,11 +170,12 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 	bench/monitoring.sh
 
 .PHONY: soak
-soak: setup app/.venv/.done ## the long runs: a cluster's life, changed values, clouds, each test on each release, chaos
+soak: setup app/.venv/.done ## the long runs: a cluster's life, changed values, clouds, disasters, each test on each release, chaos
 	molecule test -s lifecycle
 	molecule test -s change
 	molecule test -s cloud
 	molecule test -s ha
+	molecule test -s disaster
 	ONE_HOST= molecule/run.sh
 	SINGLE_SECONDS=600 molecule test -s single
 	SSH_DEATHS=every molecule test -s ssh

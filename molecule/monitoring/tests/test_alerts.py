@@ -444,6 +444,25 @@ CASES = [
         "0",
         steps=2,
     ),
+    *(
+        Case(
+            "StandbyNotFollowing",
+            {series: "0x30", f'clawdbot_site_role{{role="{role}"}}': "1x30"},
+            [
+                {series: "1x30", f'clawdbot_site_role{{role="{role}"}}': "1x30"},
+                {series: "0x30", f'clawdbot_site_role{{role="{other}"}}': "1x30"},
+                {series: "0x30"},
+            ],
+            {},
+            "not following",
+            steps=1,
+        )
+        for series, role, other in (
+            ("redis_connected_slaves", "active", "standby"),
+            ("redis_master_link_up", "standby", "active"),
+        )
+    ),
+    _gauge("SiteUnknown", 'clawdbot_site_role{role="unknown",site="a"}', 1, 0, {"site": "a"}, "unknown", steps=1),
     _gauge(
         "SpoolStuck",
         'clawdbot_spool_oldest_age_seconds{instance="app1"}',

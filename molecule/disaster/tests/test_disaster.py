@@ -1,0 +1,207 @@
+"""A site is lost, the other one answers, the first comes back and answers again: under load, and nothing is lost."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from installation import RATE, Installation
+from power import docker, eventually
+
+PREFIX = "clawdbot-disaster-"
+SITES = {"shanghai": ("sh1", "sh2"), "beijing": ("bj1", "bj2")}
+LINK_PORTS = {"shanghai": 7381, "beijing": 7382}
+DELAY_SECONDS = 0.03  # each way
+RECOVERY_TIME_SECONDS = 120
+RECOVERY_POINT_SECONDS = 5
+FRONT = "/run/front"
+HEADER = ("what happens", "no callback for", "no answer for", "failed", "lost", "twice", "out of order", "messages")
+ROW = "{:<58} {:>15} {:>13} {:>6} {:>4} {:>5} {:>12} {:>8}"
+
+
+def link() -> dict[str, str]:
+    """Certificate and key of the link, as `make secrets` makes them."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "link")])
+    begin = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(begin)
+        .not_valid_after(begin + datetime.timedelta(days=9))
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return {
+        "site_link_certificate": certificate.public_bytes(pem).decode(),
+        "site_link_key": private.decode(),
+    }
+
+
+def inside(host: str, command: str) -> str:
+    """What a command says on a host, nothing if it fails. Not over SSH, since hosts lose their power."""
+    done = subprocess.run(
+        ["timeout", "10", "docker", "exec", PREFIX + host, "sh", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+class Place:
+    """One of the sites, by its inventory."""
+
+    def __init__(self, name: str, inventory: str, variables: dict[str, Any]) -> None:
+        self.name, self.hosts = name, SITES[name]
+        front, back = self.hosts
+        groups = {"loadbalancer": [front], "clawdbot": [front, back], "redis": [back], "internet": ["outside"]}
+        mine = dict.fromkeys(self.hosts, variables | {"site_name": name})
+        self.site = Installation(inventory, groups, name, mine)
+        self.site.front = self.site.hosts["outside"]["ansible_host"]
+
+    def play(self, playbook: str, active: str) -> str:
+        """Run a playbook with the inventory's ``site_active``."""
+        return self.site.play(playbook, "-e", f"site_active={active}")
+
+    def power(self, *, on: bool) -> None:
+        """Cut the power of all its hosts at once, or give it back."""
+        docker("start" if on else "kill", *(PREFIX + host for host in self.hosts))
+
+    def roles(self) -> set[str]:
+        """What its nodes say that they do; "" of one that does not answer."""
+        ask = 'curl -s -m 3 http://127.0.0.1:18789/ready | sed \'s/.*"status":"\\([a-z]*\\)".*/\\1/\''
+        return {inside(host, ask) for host in self.hosts}
+
+    @contextmanager
+    def load(self, table: list[tuple[str, dict[str, Any]]], what: str) -> Iterator[dict[str, Any]]:
+        """Load on whoever answers; its account becomes a row of the table."""
+        with self.site.load(forgiving=True) as said:
+            yield said
+        print(said["summary"])
+        table.append((what, said))
+
+
+@pytest.fixture(scope="session")
+def places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
+    """Both, with a link between them and a name that leads to one of them."""
+    inventory = request.config.getoption("--ansible-inventory")
+    addresses = Installation(inventory, {"internet": ["outside"], "loadbalancer": ["sh1"]}, "world").hosts
+    outside = addresses["outside"]["ansible_host"]
+    hook = tmp_path_factory.mktemp("hook") / "move"
+    fronts = {name: addresses[front]["ansible_host"] for name, (front, _) in SITES.items()}
+    cases = "\n".join(f"{name}) to={address} ;;" for name, address in fronts.items())
+    hook.write_text(f'#!/bin/sh\ncase $1 in\n{cases}\nesac\ndocker exec {PREFIX}outside sh -c "echo $to >{FRONT}"\n')
+    hook.chmod(0o755)
+    variables = link() | {
+        "site_sites": {
+            name: {"redis": f"{outside}:{port}", "addresses": [outside]} for name, port in LINK_PORTS.items()
+        },
+        "site_promote_hook": str(hook),
+    }
+    docker("cp", str(Path(__file__).with_name("world.py")), f"{PREFIX}outside:/opt/world.py")
+    links = [
+        f"{LINK_PORTS[name]}={addresses[back]['ansible_host']}:6380:{DELAY_SECONDS}"
+        for name, (_, back) in SITES.items()
+    ]
+    docker("exec", PREFIX + "outside", "sh", "-c", f"echo {fronts['shanghai']} >{FRONT}")
+    unit = ["systemd-run", "--quiet", "--unit=world", "python3", "/opt/world.py", FRONT, *links]
+    docker("exec", PREFIX + "outside", *unit)
+    return {name: Place(name, inventory, variables) for name in SITES}
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """What happens and what the load said of it; printed at the end."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    yield rows
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n" + ROW.format(*HEADER))
+        for what, said in rows:
+            gaps = (f"{said[gap] / 1000:.1f} s" for gap in ("ack_gap_ms", "answer_gap_ms"))
+            counts = (said[name] for name in ("failed_requests", "lost", "answered_twice", "out_of_order", "messages"))
+            print(ROW.format(what, *gaps, *counts))
+
+
+def test_the_second_site_stands_by(places: dict[str, Place]) -> None:
+    """Set up in any order of hours, the one that answers first; a second run of either changes nothing."""
+    shanghai, beijing = places["shanghai"], places["beijing"]
+    assert "has not been set up yet" in beijing.site.refuse("site.yml", "-e", "site_active=shanghai")
+    shanghai.play("site.yml", "shanghai")
+    assert shanghai.roles() == {"ready"}
+    beijing.play("site.yml", "shanghai")
+    assert beijing.roles() == {"standby"}
+    for place in places.values():
+        assert set(place.site.changed(place.play("site.yml", "shanghai")).values()) == {0}
+    assert "site_active" in beijing.site.refuse("playbooks/promote_site.yml", "-e", "site_active=shanghai")
+
+
+def test_a_site_is_lost_and_comes_back_by_itself(
+    places: dict[str, Place], table: list[tuple[str, dict[str, Any]]]
+) -> None:
+    shanghai, beijing = places["shanghai"], places["beijing"]
+    with shanghai.load(table, "shanghai loses its power, beijing is promoted") as said:
+        time.sleep(5)
+        shanghai.power(on=False)
+        begun = time.monotonic()
+        beijing.play("playbooks/promote_site.yml", "beijing")
+        print(f"promote_site.yml took {time.monotonic() - begun:.0f} s")
+        assert beijing.roles() == {"ready"}
+        time.sleep(10)
+        # With its network, and the claim of before.
+        shanghai.power(on=True)
+        eventually(lambda: shanghai.roles() == {"standby"})
+        time.sleep(20)
+        assert shanghai.roles() == {"standby"}
+    assert said["ack_gap_ms"] < RECOVERY_TIME_SECONDS * 1000, said["summary"]
+    assert said["lost"] <= RECOVERY_POINT_SECONDS * RATE, said["summary"]
+    assert said["out_of_order"] == 0, said["summary"]
+    # Answered in the last moments, and the other site did not hear of it any more.
+    assert said["answered_twice"] <= RECOVERY_POINT_SECONDS * RATE, said["summary"]
+
+
+def test_the_lost_site_is_asked_to_stand_by(places: dict[str, Place], table: list[tuple[str, dict[str, Any]]]) -> None:
+    """What it had accepted in its last moments, and on its nodes' disks, is answered now."""
+    shanghai, beijing = places["shanghai"], places["beijing"]
+    refused = shanghai.site.refuse("site.yml", "-e", "site_active=shanghai")
+    assert "beijing answers since it was promoted (epoch 2)" in refused
+    with beijing.load(table, "shanghai follows beijing") as said:
+        shanghai.play("site.yml", "beijing")
+    assert said["ok"], said["summary"]
+    assert shanghai.roles() == {"standby"}
+    for place in places.values():
+        assert set(place.site.changed(place.play("site.yml", "beijing")).values()) == {0}
+        assert inside(place.hosts[1], "clawdbot-redis zcard clawdbot:waiting") == "0"
+
+
+def test_it_answers_again(places: dict[str, Place], table: list[tuple[str, dict[str, Any]]]) -> None:
+    """Planned, so nothing fails; the consoles lead to the other site for a while after the move."""
+    shanghai, beijing = places["shanghai"], places["beijing"]
+    with shanghai.load(table, "back to shanghai by fail_back.yml") as said:
+        time.sleep(3)
+        shanghai.play("playbooks/fail_back.yml", "shanghai")
+        assert shanghai.roles() == {"ready"}
+        assert beijing.roles() == {"standby"}
+        # A console that nobody has changed.
+        inside("outside", f"echo {beijing.site.hosts['bj1']['ansible_host']} >{FRONT}")
+        time.sleep(10)
+    assert said["failed_requests"] == said["lost"] == said["answered_twice"] == said["out_of_order"] == 0, said[
+        "summary"
+    ]
+    for place in places.values():
+        place.play("site.yml", "shanghai")
+        assert set(place.site.changed(place.play("site.yml", "shanghai")).values()) == {0}
