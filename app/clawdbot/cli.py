@@ -255,6 +255,8 @@ def _connection_problems(settings: Settings) -> list[Problem]:
     from clawdbot import store
     from clawdbot.connected import Connected
 
+    if _stands_by(settings):
+        return []
     found = []
     files = dict(zip(voices.PLATFORMS, config.PLATFORM_FILES, strict=True))
     with store.connect(settings.redis, timeout=CHECK_SECONDS) as client, contextlib.suppress(redis.RedisError):
