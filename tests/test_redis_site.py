@@ -323,3 +323,13 @@ def test_a_new_certificate_is_taken_without_a_restart(both: tuple[Site, Site]) -
     assert not two.is_copy(), "the other one knows the former certificate only"
     one.run("clawdbot-redis-access", "load")
     eventually(two.is_copy)
+
+
+def test_two_that_were_promoted_apart_are_brought_together_by_another_promotion(both: tuple[Site, Site]) -> None:
+    one, two = both
+    one.kill()
+    two.site("promote")
+    one.start()
+    one.redis("set", "clawdbot:site", "2 shanghai")
+    assert "beijing answers from now on (epoch 3)" in two.site("promote")
+    assert "beijing answers since it was promoted (epoch 3)" in one.site("agree", "shanghai", status=1)
