@@ -151,7 +151,9 @@ def test_redis_starts_with_the_copy_or_has_its_former_data_again(fetched: Machin
     if own:
         group = f"own={own}\nport=6379\nservers='10.0.0.1 10.0.0.2 10.0.0.3'\n"
         write(fetched.folder, {"etc/redis/clawdbot-group": group, "etc/systemd/system/clawdbot-sentinel.service": ""})
-        write(fetched.folder, {"lib/clawdbot-sentinel/sentinel.conf": "former", "sbin/clawdbot-redis-group": 'echo "$@"'})
+        write(
+            fetched.folder, {"lib/clawdbot-sentinel/sentinel.conf": "former", "sbin/clawdbot-redis-group": 'echo "$@"'}
+        )
         (fetched.folder / "sbin/clawdbot-redis-group").chmod(0o755)
     former = fetched.holds()
 
