@@ -200,7 +200,8 @@ def test_redis_that_does_not_start_with_a_copy_has_its_former_data_on_all_server
         host.check_output(f"printf '#!/bin/sh\n%%s\n' %s >{adopt} && chmod 755 {adopt}", spoil)
     done = converge(RESTORE, "all", parts=["fetch", "fits", "apply"])
     assert done.returncode != 0
-    assert "former data again. ERROR: Redis does not start with the copy" in " ".join(done.stdout.split())
+    assert "Redis has its former data again" in done.stdout
+    assert "Redis does not start with the copy. It says:" in done.stdout
     for host in hosts.values():
         host.check_output(f"mv {adopt}.whole {adopt}")
     eventually(lambda: whole(hosts))
