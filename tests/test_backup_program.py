@@ -15,6 +15,7 @@ TAKEN = 1764324000
 # A repository is a folder with the files of its one copy.
 RESTIC = """
 copy=${RESTIC_REPOSITORY}/copy
+[[ " $* " != *' init '* ]] || mkdir -p "$copy"
 [ -d "$copy" ] || { echo 'Fatal: Is there a repository at the following location?'; exit 10; }
 case " $* " in
     *' snapshots '*latest*) echo '[{"time":"2025-11-28T10:00:00.5Z","paths":["/x"]}]' ;;
@@ -80,7 +81,7 @@ def machine(tmp_path: Path) -> Machine:
         program = program.replace(place, f"{tmp_path}/{place.strip('/').split('/')[-1]}/")
     settings = f"""
         export RESTIC_REPOSITORY={tmp_path}/store/new1 RESTIC_PASSWORD=x
-        host=new1 redis_port=1 counts=() options=() paths=({tmp_path}/opt)
+        host=new1 metric={tmp_path}/metrics/backup.prom redis_port=1 counts=() options=() paths=({tmp_path}/opt)
     """
     write(tmp_path, {"program": program, "etc/clawdbot-backup/settings": settings})
     programs = {
@@ -144,6 +145,13 @@ def test_a_copy_waits_until_the_servers_have_agreed_on_who_leads(machine: Machin
     status, said = machine("copy", FAILURES="2", ERROR="ERR no")
     assert status == 1
     assert "Redis gave no dump: SYNC with master failed: -ERR no" in said
+
+
+def test_what_is_replaced_is_copied_by_a_host_that_never_was(machine: Machine) -> None:
+    (machine.folder / "opt").mkdir()
+    status, said = machine("secure")
+    assert status == 0, said
+    assert "backup_last_success" in (machine.folder / "metrics/backup.prom").read_text()
 
 
 @pytest.mark.parametrize(("own", "leads"), [("", ""), ("10.0.0.1", "10.0.0.1"), ("10.0.0.1", "10.0.0.2")])
