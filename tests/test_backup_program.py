@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TAKEN = 1764324000
@@ -182,3 +183,19 @@ def test_redis_starts_with_the_copy_or_has_its_former_data_again(fetched: Machin
         expected["redis/clawdbot-main.conf"] = "" if own == leads else f"replicaof {leads} 6379\n"
         expected["clawdbot-sentinel/sentinel.conf"] = f"sentinel monitor clawdbot {leads}\n"
     assert fetched.holds() == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "missing"), [("all", ""), ("redis1,redis2", "redis3 does not answer or is left out by")]
+)
+def test_redis_is_restored_on_all_of_its_servers_at_once(tmp_path: Path, limit: str, missing: str) -> None:
+    plays = yaml.safe_load((ROOT / "playbooks/restore.yml").read_text("utf-8"))
+    fetch = next(play for play in plays if play["name"] == "Fetch the copies")
+    fetch["tasks"] = [task for task in fetch["tasks"] if task["name"].startswith("Check that all servers")]
+    hosts = {f"redis{number}": {"ansible_host": f"192.0.2.{number}"} for number in (1, 2, 3)}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([fetch]), "utf-8")
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": {"redis": {"hosts": hosts}}}}), "utf-8")
+    command = ["ansible-playbook", "-i", str(tmp_path / "hosts.yml"), "--limit", limit, str(tmp_path / "play.yml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == bool(missing), done.stdout
+    assert missing in done.stdout
