@@ -193,12 +193,13 @@ def test_redis_that_does_not_start_with_a_copy_has_its_former_data_on_all_server
     before = eventually(lambda: whole(hosts))
     redis(hosts[before], "set", "kept", "4")
     eventually(lambda: [redis(host, "get", "kept") for host in hosts.values()] == ["4"] * 3)
+    copy = hosts[before].check_output("clawdbot-backup list | grep -oE '^[0-9a-f]{8}' | head -n 1")
     adopt = "/usr/local/sbin/clawdbot-redis-adopt"
     spoil = f"[ -e /var/lib/redis/appendonlydir ] || echo x >/var/lib/redis/dump.rdb; exec {adopt}.whole /var/lib/redis"
     for host in hosts.values():
         host.check_output(f"mv {adopt} {adopt}.whole")
         host.check_output(f"printf '#!/bin/sh\n%%s\n' %s >{adopt} && chmod 755 {adopt}", spoil)
-    done = converge(RESTORE, "all", parts=["fetch", "fits", "apply"])
+    done = converge(RESTORE, "all", parts=["fetch", "fits", "apply"], backup_copy=copy)
     assert done.returncode != 0
     assert "Redis has its former data again" in done.stdout
     assert "Redis does not start with the copy. It says:" in done.stdout
@@ -207,3 +208,9 @@ def test_redis_that_does_not_start_with_a_copy_has_its_former_data_on_all_server
     eventually(lambda: whole(hosts))
     assert leader(hosts) == before
     assert [redis(host, "get", "kept") for host in hosts.values()] == ["4"] * 3
+
+    # One server has that copy, and all get it.
+    done = converge(RESTORE, "all", parts=["fetch", "fits", "apply"], backup_copy=copy)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert whole(hosts) == before
+    assert [redis(host, "get", "kept") for host in hosts.values()] == ["1"] * 3
