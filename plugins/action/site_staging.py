@@ -29,7 +29,7 @@ PACKAGE = Path(__file__).resolve().parents[2]
 
 #: Variables, by pattern, that lead to people, to the platforms, or to hosts, names and stores of production.
 OUTSIDE = re.compile(
-    r"""ansible_\w+ | sandbox_\w+ | backup_ssh_key_file | clawdbot_redis_\w+ | keepalived_\w+
+    r"""ansible_\w+ | sandbox_\w+ | backup_(of | ssh_key_file) | clawdbot_redis_\w+ | keepalived_\w+
     | site_(domain | former_domains | address | floating_addresses | backup_repository | redis_host)
     | site_(sites | name | active | link_(certificate | key) | promote_hook)
     | loadbalancer_(tls(_certificate|_key)? | acme_\w+ | trusted_proxies)

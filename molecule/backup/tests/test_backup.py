@@ -169,7 +169,7 @@ def test_the_unit_may_do_little(host: Host) -> None:
 
 @pytest.fixture(scope="module")
 def restored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Host]:
-    """The two fresh hosts after playbooks/restore.yml, under the names of those that were lost."""
+    """The two fresh hosts after playbooks/restore.yml: one has the name of the host that was lost, one its own."""
     lost = {short(host): host for host in testinfra.get_hosts(["ansible://redis"], ansible_inventory=INVENTORY)}
     for name, host in lost.items():
         redis(host, "\n".join(f"set key:{number} {name}-{number} ex 86400" for number in range(KEYS)))
@@ -200,10 +200,14 @@ def said_by(name: str) -> Path:
 
 
 def restore(name: str, address: str, inventory: Path) -> subprocess.Popen[bytes]:
-    """Begins to restore what was backed up as ``name`` onto the host at ``address``."""
+    """Begins to restore what was backed up as ``name`` onto the host at ``address``, which has its own name or that."""
     (inventory / "group_vars").symlink_to(ROOT / "molecule/backup/group_vars")
     store = AnsibleRunner(INVENTORY).get_variables("backup-store")["ansible_host"]
-    members = {"hosts": {f"backup-{name}": {"ansible_host": address}}}
+    hosts = {
+        "debian12": {"backup-debian12": {"ansible_host": address}},
+        "debian13": {"backup-fresh13": {"ansible_host": address, "backup_of": "backup-debian13"}},
+    }
+    members = {"hosts": hosts[name]}
     login = {
         "ansible_user": "debian",
         "ansible_private_key_file": str(KEY),
@@ -236,6 +240,17 @@ def test_an_empty_server_has_all_keys_again(request: pytest.FixtureRequest, fres
     assert redis(fresh, "llen queue") == "2"
 
 
+def test_later_copies_of_a_host_go_under_its_own_name(restored: dict[str, Host]) -> None:
+    host = restored["debian13"]
+    for arguments in ("list", "fetch"):
+        status, said = backup(host, arguments)
+        assert status == 0, said
+        assert "backup-fresh13" in said
+        assert "backup-debian13" not in said
+    assert "take its backup_of out of the inventory" in said_by("debian13").read_text()
+    assert "take its backup_of" not in said_by("debian12").read_text()
+
+
 def test_the_configuration_is_back_with_its_owners(fresh: Host) -> None:
     with fresh.sudo():
         file = fresh.file("/opt/clawdbot/config/by_hand")
@@ -247,6 +262,13 @@ def test_the_configuration_is_back_with_its_owners(fresh: Host) -> None:
         assert json.loads(fresh.check_output("python3 -c %s", ask)) == {"status": "healthy"}
 
 
+def replace(host: Host) -> None:
+    """Has what was fetched take the place of the data of Redis, and of the files."""
+    for arguments in ("fits --overwrite", "secure", "aside", "begin", "join", "settle", "apply"):
+        status, said = backup(host, arguments)
+        assert status == 0, said
+
+
 def test_keys_are_replaced_only_by_those_who_say_so_and_copied_before(fresh: Host) -> None:
     redis(fresh, "set later value")
     assert backup(fresh, "fetch")[0] == 0
@@ -255,14 +277,12 @@ def test_keys_are_replaced_only_by_those_who_say_so_and_copied_before(fresh: Hos
     assert "backup_overwrite=true" in said
     assert redis(fresh, "get later") == "value"
 
-    assert backup(fresh, "fits --overwrite")[0] == 0
-    status, said = backup(fresh, "apply")
-    assert status == 0, said
+    replace(fresh)
     assert redis(fresh, "get later") == ""
     assert redis(fresh, "llen queue") == "2"
     # The copy that was taken before has it.
-    for arguments in ("fetch", "fits --overwrite", "apply"):
-        assert backup(fresh, arguments)[0] == 0
+    assert backup(fresh, "fetch")[0] == 0
+    replace(fresh)
     assert redis(fresh, "get later") == "value"
 
 
@@ -271,11 +291,11 @@ def test_keys_are_replaced_only_by_those_who_say_so_and_copied_before(fresh: Hos
     [
         (
             "RESTIC_REPOSITORY+=-elsewhere",
-            "There is no backup of backup-debian1[23] at sftp:keeper.*site_backup_repository names",
+            "There is no backup of backup-(debian12|fresh13) at sftp:keeper.*site_backup_repository names",
         ),
         ("RESTIC_PASSWORD=another-one-1234", "was made with another password: site_backup_password has to be"),
         ("RESTIC_REPOSITORY=sftp:keeper@192.0.2.1:copies sftp='false'", "cannot be used. restic says"),
-        ("host=nobody", "Copy 'latest' of nobody cannot be read"),
+        ("host=nobody", "There is no copy 'latest' of nobody at sftp:keeper"),
     ],
 )
 def test_a_repository_that_cannot_be_read_says_what_to_mend(fresh: Host, setting: str, expected: str) -> None:
@@ -287,7 +307,7 @@ def test_a_repository_that_cannot_be_read_says_what_to_mend(fresh: Host, setting
 
 def test_a_damaged_copy_is_found_before_anything_is_touched(fresh: Host) -> None:
     store = testinfra.get_host("ansible://backup-store", ansible_inventory=INVENTORY)
-    folder = f"/home/keeper/copies/{fresh.check_output('hostname').replace('fresh', 'debian')}"
+    folder = f"/home/keeper/copies/{fresh.check_output('hostname').replace('fresh12', 'debian12')}"
     with store.sudo():
         store.check_output(f"rm -rf {folder}-damaged && cp -a {folder} {folder}-damaged")
         # A byte in the middle of each file of data.
@@ -311,8 +331,7 @@ def test_a_damaged_copy_is_found_before_anything_is_touched(fresh: Host) -> None
 def test_a_dump_of_a_newer_redis_is_refused(restored: dict[str, Host]) -> None:
     """Redis 7 of Debian 12 cannot load what Redis 8 of Debian 13 wrote."""
     host = restored["debian12"]
-    other = "host=backup-debian13; RESTIC_REPOSITORY=${RESTIC_REPOSITORY/debian12/debian13}"
-    status, said = backup(host, "fetch", other)
+    status, said = backup(host, "fetch latest backup-debian13")
     assert status != 0
     assert "newer Redis" in said
 
@@ -320,8 +339,7 @@ def test_a_dump_of_a_newer_redis_is_refused(restored: dict[str, Host]) -> None:
 def test_a_dump_of_an_older_redis_is_taken(restored: dict[str, Host]) -> None:
     """The last test: Debian 13 gets the data of Debian 12."""
     host = restored["debian13"]
-    other = "host=backup-debian12; RESTIC_REPOSITORY=${RESTIC_REPOSITORY/debian13/debian12}"
-    for arguments in ("fetch", "fits --overwrite", "apply"):
-        status, said = backup(host, arguments, other)
-        assert status == 0, said
+    status, said = backup(host, "fetch latest backup-debian12")
+    assert status == 0, said
+    replace(host)
     assert redis(host, "get key:0") == "debian12-0"

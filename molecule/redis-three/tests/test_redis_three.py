@@ -16,6 +16,7 @@ from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[3]
 CONVERGE = Path(__file__).parents[1] / "converge.yml"
+RESTORE = Path(__file__).parents[1] / "restore.yml"
 NAMES = [f"redis-three-{letter}" for letter in "abc"]
 PASSWORD = (Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "redis_password").read_text().strip()
 
@@ -166,3 +167,50 @@ def test_one_that_lost_its_data_does_not_make_the_others_forget(hosts: dict[str,
     eventually(lambda: whole(hosts), 120)
     assert [redis(host, "get", "precious") for host in hosts.values()] == ["1"] * 3
     assert leader(hosts) != before
+
+
+def test_the_newest_copy_takes_the_place_of_what_all_servers_hold(hosts: dict[str, Host]) -> None:
+    before = eventually(lambda: whole(hosts))
+    newest = next(name for name in NAMES if name != before)
+    redis(hosts[before], "set", "kept", "1")
+    done = converge(RESTORE, "all", parts=["main"])
+    assert done.returncode == 0, done.stdout[-3000:]
+    redis(hosts[before], "set", "kept", "2")
+    eventually(lambda: redis(hosts[newest], "get", "kept") == "2")
+    hosts[newest].check_output("clawdbot-backup often")
+    redis(hosts[before], "set", "kept", "3")
+    eventually(lambda: [redis(host, "get", "kept") for host in hosts.values()] == ["3"] * 3)
+
+    done = converge(RESTORE, "all", parts=["fetch", "fits", "apply"])
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert whole(hosts) == newest
+    assert [redis(host, "get", "kept") for host in hosts.values()] == ["2"] * 3
+    for host in hosts.values():
+        assert host.run("ls -d /var/lib/redis/before* /var/lib/clawdbot-sentinel/before*").stdout == ""
+
+
+def test_redis_that_does_not_start_with_a_copy_has_its_former_data_on_all_servers(hosts: dict[str, Host]) -> None:
+    before = eventually(lambda: whole(hosts))
+    redis(hosts[before], "set", "kept", "4")
+    eventually(lambda: [redis(host, "get", "kept") for host in hosts.values()] == ["4"] * 3)
+    copy = hosts[before].check_output("clawdbot-backup list | grep -oE '^[0-9a-f]{8}' | head -n 1")
+    adopt = "/usr/local/sbin/clawdbot-redis-adopt"
+    spoil = f"[ -e /var/lib/redis/appendonlydir ] || echo x >/var/lib/redis/dump.rdb; exec {adopt}.whole /var/lib/redis"
+    for host in hosts.values():
+        host.check_output(f"mv {adopt} {adopt}.whole")
+        host.check_output(f"printf '#!/bin/sh\n%%s\n' %s >{adopt} && chmod 755 {adopt}", spoil)
+    done = converge(RESTORE, "all", parts=["fetch", "fits", "apply"], backup_copy=copy)
+    assert done.returncode != 0
+    assert "Redis has its former data again" in done.stdout
+    assert "Redis does not start with the copy. It says:" in done.stdout
+    for host in hosts.values():
+        host.check_output(f"mv {adopt}.whole {adopt}")
+    eventually(lambda: whole(hosts))
+    assert leader(hosts) == before
+    assert [redis(host, "get", "kept") for host in hosts.values()] == ["4"] * 3
+
+    # One server has that copy, and all get it.
+    done = converge(RESTORE, "all", parts=["fetch", "fits", "apply"], backup_copy=copy)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert whole(hosts) == before
+    assert [redis(host, "get", "kept") for host in hosts.values()] == ["1"] * 3
