@@ -91,6 +91,7 @@ def story(request: pytest.FixtureRequest) -> Iterator[Story]:
     groups = {"loadbalancer": ["lb1"], "clawdbot": ["app1", "app2"], "redis": ["redis1"], "monitoring": ["lb1"]}
     everybody = groups | {"internet": ["outside"]}
     story = Story(Installation(request.config.getoption("--ansible-inventory"), everybody))
+    story.site.on("outside").check_output("sudo sh -c 'apt-get -qq update && apt-get -qq install curl >/dev/null'")
     yield story
     heading = f"{'change':<66}{'seconds':>8}{'requests':>10}{'failed':>10}{'lost':>10}{'twice':>10}"
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -257,7 +258,8 @@ def issuer(story: Story) -> str:
     address = story.site.hosts["lb1"]["ansible_host"]
     shown = f"openssl s_client -connect {address}:443 -servername bot.example </dev/null 2>/dev/null"
     said = story.site.on("outside").run(f"{shown} | openssl x509 -noout -issuer 2>/dev/null").stdout
-    return str(said).strip()
+    # Releases of OpenSSL write it with and without spaces.
+    return str(said).strip().replace(" = ", "=")
 
 
 def authority(story: Story) -> str:
@@ -286,16 +288,17 @@ def test_the_certificate(story: Story, tmp_path: Path) -> None:
     files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")]
     subprocess.run(["openssl", *made, "-subj", "/CN=ours", "-addext", names, *files], check=True, capture_output=True)
     kinds = [
-        ("acme", "CN = Pebble", {"loadbalancer_acme_directory": f"https://{authority(story)}:14000/dir"}),
+        ("acme", "CN=Pebble", {"loadbalancer_acme_directory": f"https://{authority(story)}:14000/dir"}),
         (
             "provided",
-            "CN = ours",
+            "CN=ours",
             {f"loadbalancer_tls_{part}": str(tmp_path / f"{part}.pem") for part in ("key", "certificate")},
         ),
         ("none", "", {}),
-        ("selfsigned", "CN = bot.example", {}),
+        ("selfsigned", "CN=bot.example", {}),
     ]
-    story.variables["loadbalancer_acme_ca_bundle"] = "/etc/pebble.pem"
+    story.variables |= {"site_domain": "bot.example", "site_former_domains": [story.site.hosts["lb1"]["ansible_host"]]}
+    story.variables |= {"loadbalancer_acme_ca_bundle": "/etc/pebble.pem", "loadbalancer_acme_email": "ops@bot.example"}
     for kind, by, more in kinds:
         with story.under_load(f"loadbalancer_tls: {kind}"):
             story.change(loadbalancer_tls=kind, **more)
@@ -309,15 +312,17 @@ def test_the_certificate(story: Story, tmp_path: Path) -> None:
 def test_the_limits_of_the_balancer(story: Story) -> None:
     url = f"http://{story.site.hosts['lb1']['ansible_host']}/api/dingtalk/callback"
 
-    def status() -> str:
-        asked = f"head -c 1500000 /dev/zero | curl -s -o /dev/null -w '%{{http_code}}' --data-binary @- {url}"
-        return str(story.site.on("outside").run(asked).stdout)
+    def refused_by_the_bot() -> bool:
+        """Which has a limit of its own, and says so in JSON."""
+        said = story.site.on("outside").run(f"head -c 1500000 /dev/zero | curl -s --data-binary @- {url}").stdout
+        assert "Request Entity Too Large" in said
+        return bool(said.startswith("{"))
 
-    assert status() == "413"
+    assert not refused_by_the_bot()
     with story.under_load("loadbalancer_max_body, loadbalancer_rate, loadbalancer_burst"):
         story.change(loadbalancer_max_body="2m", loadbalancer_rate=200, loadbalancer_burst=400)
         time.sleep(3)
-    assert status() not in ("413", "000")
+    assert refused_by_the_bot()
     story.nothing_to_do()
 
 
@@ -336,6 +341,7 @@ def test_the_address_of_a_node(story: Story) -> None:
             moves = f"gateway=$(ip route show default); {moves}"
             subprocess.run(["docker", "exec", container, "sh", "-ec", moves], check=True)
             host["ansible_host"] = address
+            story.site.nodes("app1", "app2")
             story.change()
             time.sleep(5)
         assert reached(story, "app2", story.variables.get("site_bot_port", 18789))
