@@ -54,6 +54,13 @@ VALUES: dict[str, Any] = {
     },
     "clawdbot_languages": ["en", "zh"],
     "clawdbot_chat_languages": {"oc_1": ["en"], "它's": ["zh", "en"]},
+    "clawdbot_link": {
+        "site": "shanghai",
+        "other_site": "beijing",
+        "other_redis": "[2001:db8::1]:7380",
+        "certificate": "PEM",
+        "key": "PEM",
+    },
     "clawdbot_rules": {
         "models": {"big": {"type": "qwen", "api_key": "sk-1", "extra_fields": {"stop": ["它's"]}}},
         "everybody": {"greeting": "你好：# it's\nme", "models": ["main", "big"]},
