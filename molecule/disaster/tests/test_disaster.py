@@ -83,8 +83,9 @@ class Place:
 
     def roles(self) -> set[str]:
         """What its nodes say that they do; "" of one that does not answer."""
-        ask = 'curl -s -m 3 http://127.0.0.1:18789/ready | sed \'s/.*"status":"\\([a-z]*\\)".*/\\1/\''
-        return {inside(host, ask) for host in self.hosts}
+        page = "urllib.request.urlopen('http://127.0.0.1:18789/ready', None, 3)"
+        ask = f"import json, urllib.request; print(json.load({page})['status'])"
+        return {inside(host, f'python3 -c "{ask}"') for host in self.hosts}
 
     @contextmanager
     def load(self, table: list[tuple[str, dict[str, Any]]], what: str) -> Iterator[dict[str, Any]]:
