@@ -2,12 +2,16 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import partialmethod
+from typing import Any
 
 import pytest
 from testinfra.backend.ssh import SshBackend
 from testinfra.host import Host
+
+HEADER = ("what happens", "no callback for", "no answer for", "failed", "lost", "twice", "out of order", "messages")
+ROW = "{:<58} {:>15} {:>13} {:>6} {:>4} {:>5} {:>12} {:>8}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,3 +49,16 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, None, No
     if report.when == "call" and report.failed and isinstance(host, Host):
         said = host.run("systemctl --failed --no-legend; sudo journalctl --no-pager --lines=40 --priority=notice")
         report.sections.append((f"journal of {host.backend.get_pytest_id()}", said.stdout))
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """What happened, and what the load said of it; printed at the end."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    yield rows
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n" + ROW.format(*HEADER))
+        for what, said in rows:
+            gaps = (f"{said[gap] / 1000:.1f} s" for gap in ("ack_gap_ms", "answer_gap_ms"))
+            counts = (said[name] for name in ("failed_requests", "lost", "answered_twice", "out_of_order", "messages"))
+            print(ROW.format(what, *gaps, *counts))

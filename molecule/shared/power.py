@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,10 +10,24 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: What the names of the scenario's containers begin with.
+PREFIX = f"clawdbot-{os.environ['MOLECULE_SCENARIO_NAME']}-"
+
 
 def docker(*arguments: str) -> None:
     """Tells Docker, under which the hosts are containers."""
     subprocess.run(["docker", *arguments], check=True, capture_output=True)
+
+
+def inside(host: str, command: str) -> str:
+    """What a command says on a host, nothing if it fails. Not over SSH, since hosts lose their power."""
+    done = subprocess.run(
+        ["timeout", "10", "docker", "exec", PREFIX + host, "sh", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def eventually(look: Callable[[], T], seconds: float = 90) -> T:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from installation import RATE, Installation
-from power import docker, eventually
+from power import PREFIX, docker, eventually, inside
 
-PREFIX = "clawdbot-disaster-"
 SITES = {"shanghai": ("sh1", "sh2"), "beijing": ("bj1", "bj2")}
 LINK_PORTS = {"shanghai": 7381, "beijing": 7382}
 DELAY_SECONDS = 0.03  # each way
 RECOVERY_TIME_SECONDS = 120
 RECOVERY_POINT_SECONDS = 5
 FRONT = "/run/front"
-HEADER = ("what happens", "no callback for", "no answer for", "failed", "lost", "twice", "out of order", "messages")
-ROW = "{:<58} {:>15} {:>13} {:>6} {:>4} {:>5} {:>12} {:>8}"
 
 
 def link() -> dict[str, str]:
@@ -49,17 +45,6 @@ def link() -> dict[str, str]:
         "site_link_certificate": certificate.public_bytes(pem).decode(),
         "site_link_key": private.decode(),
     }
-
-
-def inside(host: str, command: str) -> str:
-    """What a command says on a host, nothing if it fails. Not over SSH, since hosts lose their power."""
-    done = subprocess.run(
-        ["timeout", "10", "docker", "exec", PREFIX + host, "sh", "-c", command],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 class Place:
@@ -122,20 +107,6 @@ def places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     unit = ["systemd-run", "--quiet", "--unit=world", "python3", "/opt/world.py", FRONT, *links]
     docker("exec", PREFIX + "outside", *unit)
     return {name: Place(name, inventory, variables) for name in SITES}
-
-
-@pytest.fixture(scope="session")
-def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """What happens and what the load said of it; printed at the end."""
-    rows: list[tuple[str, dict[str, Any]]] = []
-    yield rows
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print("\n" + ROW.format(*HEADER))
-        for what, said in rows:
-            gaps = (f"{said[gap] / 1000:.1f} s" for gap in ("ack_gap_ms", "answer_gap_ms"))
-            counts = (said[name] for name in ("failed_requests", "lost", "answered_twice", "out_of_order", "messages"))
-            print(ROW.format(what, *gaps, *counts))
 
 
 def test_the_second_site_stands_by(places: dict[str, Place]) -> None:

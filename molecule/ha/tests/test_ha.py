@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +11,11 @@ from typing import Any
 import pytest
 import yaml
 from installation import ROOT, Installation
-from power import docker, eventually
+from power import docker, eventually, inside
 
 GROUPS = ("loadbalancer", "clawdbot", "redis", "monitoring")
 SERVERS = ("bot1", "bot2", "bot3")
 FRONT = "10.213.191.100"
-HEADER = ("fault", "no callback for", "no answer for", "failed", "lost", "twice", "out of order", "messages")
-ROW = "{:<44} {:>15} {:>13} {:>6} {:>4} {:>5} {:>12} {:>8}"
 
 
 @pytest.fixture(scope="session")
@@ -30,31 +27,6 @@ def site(request: pytest.FixtureRequest) -> Installation:
     site = Installation(inventory, groups, variables=dict.fromkeys(SERVERS, settings))
     site.front = FRONT
     return site
-
-
-@pytest.fixture(scope="session")
-def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """Faults and what the load said of each; printed at the end."""
-    rows: list[tuple[str, dict[str, Any]]] = []
-    yield rows
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print("\n" + ROW.format(*HEADER))
-        for fault, said in rows:
-            gaps = (f"{said[gap] / 1000:.1f} s" for gap in ("ack_gap_ms", "answer_gap_ms"))
-            counts = (said[name] for name in ("failed_requests", "lost", "answered_twice", "out_of_order", "messages"))
-            print(ROW.format(fault, *gaps, *counts))
-
-
-def inside(name: str, command: str) -> str:
-    """What a command says on a server, nothing if it fails. Not over SSH, since servers lose their power."""
-    done = subprocess.run(
-        ["timeout", "5", "docker", "exec", f"clawdbot-ha-{name}", "sh", "-c", command],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def owners() -> list[str]:
