@@ -113,6 +113,47 @@ def test_a_copy_that_fails_is_not_told_as_good(host: Host) -> None:
     assert host.check_output("cat %s", METRIC) == before
 
 
+def test_a_full_store_harms_nothing_and_is_used_again_when_it_has_room(host: Host) -> None:
+    before = host.check_output("cat %s", METRIC)
+    setting = "RESTIC_REPOSITORY=/run/store; sftp=; paths+=(/root/much)"
+    with host.sudo():
+        host.check_output("mkdir /run/store && mount -t tmpfs -o size=3m tmpfs /run/store")
+        host.check_output("head -c 8000000 /dev/urandom >/root/much")
+    try:
+        assert backup(host, "init", setting)[0] == 0
+        status, said = backup(host, "run", setting)
+        assert status != 0
+        assert "no space left on device" in said
+        assert host.check_output("cat %s", METRIC) == before
+        assert redis(host, "ping") == "PONG"
+        with host.sudo():
+            host.check_output("mount -o remount,size=100m /run/store")
+        status, said = backup(host, "run", setting)
+        assert status == 0, said
+    finally:
+        with host.sudo():
+            host.check_output("umount /run/store && rmdir /run/store && rm /root/much")
+
+
+def test_the_lock_of_a_copy_that_was_killed_stops_nobody(host: Host) -> None:
+    with host.sudo():
+        restic = f'set -a; . {SETTINGS}; exec restic --quiet ${{sftp:+-o "sftp.command=$sftp"}}'
+        # It waits for what is to be copied, with its lock in the repository.
+        host.check_output(
+            "systemd-run --quiet --unit=stale bash -c %s", f"tail -f /dev/null | bash -c '{restic} backup --stdin'"
+        )
+        locks = ["bash", "-c", f"{restic} list locks --no-lock"]
+        listed = " ".join(shlex.quote(part) for part in locks)
+        for _ in range(60):
+            if host.run(listed).stdout.strip():
+                break
+            time.sleep(0.5)
+        host.check_output("systemctl kill --signal=KILL stale")
+        assert host.check_output(listed).strip(), "there is no lock, so this shows nothing"
+    status, said = backup(host, "run")
+    assert status == 0, said
+
+
 def test_a_new_password_takes_the_place_of_the_former_ones(host: Host) -> None:
     """A change that dies before its copy, and one after it; whoever has a former password gets nothing any more."""
     present = (EPHEMERAL / "backup").read_text().strip()
