@@ -96,6 +96,17 @@ def test_handed_over_in_the_order_in_which_users_wrote(spool: Spool, queue: Queu
     assert (spool.pending, spool.held().messages) == (False, 0)
 
 
+def test_services_of_a_node_do_not_overtake_each_other(
+    tmp_path: Path, spool: Spool, queue: Queue, nowhere: Queue
+) -> None:
+    """Such as the service that ends during a roll-out, and its stand-in."""
+    other = Spool(tmp_path, most_bytes=MEGABYTE, seconds=3600)
+    assert Reception(Intake(nowhere, patience=0.2), spool, PATIENCE).accept(message()) == "spooled"
+    assert Reception(Intake(queue, patience=1.0), other, PATIENCE).accept(message()) == "spooled"
+    assert spool.hand_over(queue)
+    assert Reception(Intake(queue, patience=1.0), other, PATIENCE).accept(message()) == "accepted"
+
+
 @pytest.mark.parametrize("moment", [-5, 10**30])
 def test_a_moment_that_cannot_be_concerns_nobody_else(spool: Spool, queue: Queue, moment: int) -> None:
     keep(spool, dataclasses.replace(message(), created_ms=moment), message())

@@ -4,8 +4,9 @@ As long as something waits there, what comes after it goes there as well, so tha
 process of the node has the turn hands over, in the order in which users wrote, in batches that Redis takes as a whole
 or not at all. A row is removed after its batch was taken; who dies in between sends it once more, and Redis knows it.
 
-Files of the folder: ``spool.db``, a SQLite database; ``write.lock`` and ``turn.lock``, whose locks are the right to
-write and the turn. Threads and processes wait for them in a row, which SQLite's own lock does not know.
+Files of the folder: ``spool.db``, a SQLite database; ``waiting``, which is there as long as something waits;
+``write.lock`` and ``turn.lock``, whose locks are the right to write and the turn. Threads and processes wait for them
+in a row, which SQLite's own lock does not know.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import contextlib
 import dataclasses
 import fcntl
 import logging
-import mmap
 import os
 import queue as queues
 import sqlite3
@@ -39,7 +39,7 @@ from clawdbot.store import forget_connections
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 100
-# Seconds between two looks: at the mark, and at what another service of this node, such as a stand-in, left.
+# Seconds between two looks: at the mark, and at what waits without one.
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 5.0
 # How long to leave a disk alone that fails, and between two log lines that say the same.
@@ -88,8 +88,8 @@ class Spool:
         self.most_bytes = most_bytes
         self._seconds = seconds
         self._clock = clock
-        # Shared with forked processes, and no file: whether something waits is looked at for every callback.
-        self._mark = mmap.mmap(-1, 1)
+        # There as long as something waits, for all processes of the node; nobody asks a database for every callback.
+        self._mark = folder / "waiting"
         self._lock = threading.Lock()
         self._tickets: queues.SimpleQueue[tuple[Row, Future[str]]] = queues.SimpleQueue()
         self._writer: threading.Thread | None = None
@@ -100,7 +100,8 @@ class Spool:
     @property
     def pending(self) -> bool:
         """Whether something waits, which whatever comes now must not overtake."""
-        return self._mark[0] != 0
+        # Whatever is the matter with the disk, it is no reason to fail here.
+        return os.path.exists(self._mark)  # noqa: PTH110  # pathlib's raises where the folder must not be read
 
     def accept(self, message: Message, replay_guard: str, patience: float) -> str:
         """Keep ``message``; on return it is on disk.
@@ -151,8 +152,8 @@ class Spool:
             try:
                 with self._writing():
                     db = db or self._open()
+                    self._mark.touch(0o600)
                     results = self._write(db, [row for row, _ in batch])
-                    self._mark[0] = 1
             except Exception as error:  # whatever it is, those who wait must hear of it
                 for _, ticket in batch:
                     ticket.set_exception(error)
@@ -201,7 +202,7 @@ class Spool:
                         after = (page[-1].written, page[-1].id)
                 with self._writing():
                     if _oldest(db) is None:
-                        self._mark[0] = 0
+                        self._mark.unlink(missing_ok=True)
                 return not self.pending
 
     def _hand_over_page(self, queue: Queue, page: Sequence[Kept]) -> None:
@@ -234,8 +235,10 @@ class Spool:
             try:
                 if time.monotonic() >= looked:
                     looked = time.monotonic() + LOOK_SECONDS
+                    # A loss of power may take what was made last.
                     if not self.pending and self.held().messages:
-                        self._mark[0] = 1
+                        with _disk():
+                            self._mark.touch(0o600)
                 if self.pending and queue and self.hand_over(queue):
                     log.info("what waited on this node's disk was handed over")
             except redis.RedisError as error:
