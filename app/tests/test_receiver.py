@@ -186,6 +186,8 @@ def test_neither_redis_nor_the_disk(node: Site) -> None:
 class Slow:
     """In place of `Ingress`: takes its time."""
 
+    sites = None
+
     def __init__(self) -> None:
         self.taking, self.may_end = threading.Event(), threading.Event()
 

@@ -201,7 +201,7 @@ def test_what_is_in_work_is_left_when_another_site_answers(pair: Pair) -> None:
 def test_what_was_left_goes_to_the_other_site(pair: Pair) -> None:
     here, there = Queue(pair.client(HERE), "one"), Queue(pair.client(THERE), "two")
     here.prepare()
-    known = message("a")
+    known = message("a", created_ms=1)
     here.accept(known)
     eventually(lambda: there.depth().messages == 1)
     pair.promote(THERE, 2)
