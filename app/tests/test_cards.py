@@ -526,7 +526,7 @@ def test_pauses_grow() -> None:
 @pytest.mark.parametrize("after", [0.0, 1.0], ids=str)
 def test_who_takes_over_finishes_the_same_card(bot: Site, platform: str, after: float) -> None:
     """Both workers are killed while the answer grows: the one that comes has a card to finish, and makes no other."""
-    bot.control.set_model_answer(WORDS, before=0.5, pace=0.3)
+    bot.control.set_model_answer(WORDS, before=0.5, pace=0.8)
     question = ask(bot, platform)
     eventually(lambda: shown(bot, question))
     time.sleep(after)
