@@ -157,14 +157,17 @@ def _check(settings: Settings, parsed: argparse.Namespace) -> int:
 
     # The bot starts without Redis, and goes on when it is there.
     problems = [*settings.problems]
+    role, answers = ("", "") if parsed.start else _role_of(settings)
     if not parsed.start:
-        problems += [*_redis_problems(settings), *_spool_problems(settings), *_permission_problems(settings)]
-        problems += _connection_problems(settings)
+        problems += [*_redis_problems(settings, role), *_spool_problems(settings), *_permission_problems(settings)]
+        problems += _connection_problems(settings, role)
     for problem in problems:
         print(f"{'error' if fatal(problem) else 'to do' if problem.fatal else 'warning'}: {problem}")
     if not parsed.start:
-        for line in (*_former_secrets(settings), *_site_notes(settings)):
+        for line in _former_secrets(settings):
             print(f"note: {line}")
+        if settings.site:
+            print(f"note: site {settings.site.name}: {role}; {answers or 'none is known to'} answers")
     if any(map(fatal, problems)):
         return 1
     if not problems:
@@ -201,16 +204,6 @@ def _role_of(settings: Settings) -> tuple[str, str]:
         return "", ""
     sites.look()
     return sites.role.value, sites.answers
-
-
-def _stands_by(settings: Settings) -> bool:
-    return _role_of(settings)[0] == "standby"
-
-
-def _site_notes(settings: Settings) -> Iterator[str]:
-    role, answers = _role_of(settings)
-    if role and settings.site:
-        yield f"site {settings.site.name}: {role}; {answers or 'none is known to'} answers"
 
 
 # What to do where a platform takes no cards, and where it takes no signs.
@@ -250,12 +243,12 @@ def _permission_problems(settings: Settings) -> list[Problem]:
     return found
 
 
-def _connection_problems(settings: Settings) -> list[Problem]:
+def _connection_problems(settings: Settings, role: str) -> list[Problem]:
     """Platforms whose events come over connections, and there is none."""
     from clawdbot import store
     from clawdbot.connected import Connected
 
-    if _stands_by(settings):
+    if role == "standby":
         return []
     found = []
     files = dict(zip(voices.PLATFORMS, config.PLATFORM_FILES, strict=True))
@@ -267,7 +260,7 @@ def _connection_problems(settings: Settings) -> list[Problem]:
     return found
 
 
-def _redis_problems(settings: Settings) -> list[Problem]:
+def _redis_problems(settings: Settings, role: str) -> list[Problem]:
     from clawdbot import store
 
     try:
@@ -287,7 +280,7 @@ def _redis_problems(settings: Settings) -> list[Problem]:
     if replicas < wanted:
         found.append(f"Redis has {replicas} of {wanted} replicas; when one more server dies, nobody is answered")
     # One that replaced the bot's own may be set up for something else.
-    if known.get("role") != "master" and not _stands_by(settings):
+    if known.get("role") != "master" and role != "standby":
         found.append("Redis is a replica; name its primary")
     if not known.get("aof_enabled") or known.get("appendfsync", "always") != "always":
         found.append("Redis may forget at a restart what was accepted; set appendonly yes and appendfsync always")

@@ -15,12 +15,12 @@ from prometheus_client.registry import Collector
 from clawdbot import metrics_folder
 from clawdbot.connected import Connected
 from clawdbot.errors import SpoolError
+from clawdbot.sites import Role, Sites
 
 if TYPE_CHECKING:
     from clawdbot.config import ModelConfig, Settings
     from clawdbot.engine.queue import Queue
     from clawdbot.engine.spool import Spool
-    from clawdbot.sites import Sites
 
 HTTP_SECONDS = Histogram(
     "clawdbot_http_request_duration_seconds",
@@ -150,7 +150,7 @@ class _State(Collector):
         try:
             depth = self.queue.depth()
             # To count writes, and the Redis of a site that stands by takes none.
-            for platform in self.settings.connected() if not self.sites or self.sites.role.value == "active" else ():
+            for platform in self.settings.connected() if not self.sites or self.sites.role is Role.ACTIVE else ():
                 receivers.add_metric([platform], self.connected.count(platform))
         except redis.RedisError:
             up.add_metric([], 0)
@@ -172,7 +172,7 @@ def _roles(sites: Sites) -> Metric:
     role = GaugeMetricFamily(
         "clawdbot_site_role", "1 for what this site does: active, leaving, standby, unknown.", labels=["site", "role"]
     )
-    for each in type(sites.role):
+    for each in Role:
         role.add_metric([sites.config.name, each.value], float(each is sites.role))
     return role
 

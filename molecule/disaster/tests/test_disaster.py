@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from installation import RATE, Installation
 from power import PREFIX, docker, eventually, inside
+from site_secrets import link
 
 SITES = {"shanghai": ("sh1", "sh2"), "beijing": ("bj1", "bj2")}
 LINK_PORTS = {"shanghai": 7381, "beijing": 7382}
@@ -22,29 +19,6 @@ DELAY_SECONDS = 0.03  # each way
 RECOVERY_TIME_SECONDS = 120
 RECOVERY_POINT_SECONDS = 5
 FRONT = "/run/front"
-
-
-def link() -> dict[str, str]:
-    """Certificate and key of the link, as `make secrets` makes them."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "link")])
-    begin = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(begin)
-        .not_valid_after(begin + datetime.timedelta(days=9))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return {
-        "site_link_certificate": certificate.public_bytes(pem).decode(),
-        "site_link_key": private.decode(),
-    }
 
 
 class Place:
@@ -92,7 +66,10 @@ def places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     cases = "\n".join(f"{name}) to={address} ;;" for name, address in fronts.items())
     hook.write_text(f'#!/bin/sh\ncase $1 in\n{cases}\nesac\ndocker exec {PREFIX}outside sh -c "echo $to >{FRONT}"\n')
     hook.chmod(0o755)
-    variables = link() | {
+    certificate, key = link()
+    variables = {
+        "site_link_certificate": certificate,
+        "site_link_key": key,
         "site_sites": {
             name: {"redis": f"{outside}:{port}", "addresses": [outside]} for name, port in LINK_PORTS.items()
         },
