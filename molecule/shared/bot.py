@@ -33,7 +33,9 @@ def wait_until_ready(host: Host) -> None:
     ready = f"python3 -c 'import urllib.request as u; u.urlopen(\"{READY}\")' 2>/dev/null"
     # With several units it succeeds when one of them is active.
     units = " && ".join(f"systemctl is-active --quiet {name}.service" for name in ("clawdbot", "clawdbot-worker"))
-    host.check_output("timeout 60 sh -c %s", f"until {units} && {ready}; do sleep 0.3; done")
+    # A unit that runs a container is active before its container is there.
+    worker = "pgrep --full '^[^ ]*python[0-9.]* -m clawdbot worker' >/dev/null"
+    host.check_output("timeout 60 sh -c %s", f"until {units} && {worker} && {ready}; do sleep 0.3; done")
 
 
 @contextmanager
