@@ -23,6 +23,12 @@ app/.venv/.done: app/requirements-dev.txt sandbox/bootstrap.sh
 	@sandbox/bootstrap.sh venv app/.venv app/requirements-dev.txt
 	@touch $@
 
+# What reads the roles' templates on hosts; no service of theirs runs here.
+READERS := fail2ban keepalived logrotate nftables nginx openssh-server prometheus prometheus-alertmanager redis-tools
+.cache/programs/.done: sandbox/bootstrap.sh
+	@sandbox/bootstrap.sh unpack .cache/programs $(READERS)
+	@touch $@
+
 .PHONY: setup
 setup: .venv/.done ## install everything the controller needs: Python environment, Docker engine, images
 	@sandbox/bootstrap.sh packages openssh-client
@@ -113,7 +119,7 @@ docs: .venv/.done ## write the roles' READMEs from their argument specs
 unit: unit-app unit-package unit-simulator ## unit tests of the bot, the package and the simulator
 
 .PHONY: unit-package
-unit-package: .venv/.done app/.venv/.done
+unit-package: .venv/.done app/.venv/.done .cache/programs/.done
 	@sandbox/bootstrap.sh packages redis-tools
 	@$(call say,Unit tests of the package)
 	pytest
