@@ -571,20 +571,23 @@ def _tests(case: Case, rule: Mapping[str, Any]) -> list[dict[str, Any]]:
     return tests
 
 
-def documents(rules_file: str, rules: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def documents(
+    rules_file: str, rules: Mapping[str, Mapping[str, Any]], cases: Sequence[Case] = CASES
+) -> list[dict[str, Any]]:
     """Test files for promtool, one for each length of a step.
 
     Args:
         rules_file: path of the rules on the host.
         rules: its alerting rules by name.
+        cases: what is to be tested.
     """
     return [
         {
             "rule_files": [rules_file],
             "evaluation_interval": step,
-            "tests": [test for case in CASES if case.step == step for test in _tests(case, rules[case.alert])],
+            "tests": [test for case in cases if case.step == step for test in _tests(case, rules[case.alert])],
         }
-        for step in sorted({case.step for case in CASES})
+        for step in sorted({case.step for case in cases})
     ]
 
 
