@@ -11,7 +11,7 @@ PLAY := ansible-playbook -i "$(INVENTORY)"
 SHELL_SCRIPTS := $(shell git grep -nIE '^\#!.*sh$$' -- ':!*.j2' 2>/dev/null | sed -n 's/:1:.*//p')
 
 .PHONY: help
-help: ## list the targets
+help: # list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # --- Tools ---------------------------------------------------------------------------------------
@@ -175,6 +175,10 @@ bench-hardening: setup ## a stock host beside a bot host of the sandbox: Lynis, 
 bench-monitoring: setup ## processor and memory that monitoring takes on a host of the sandbox
 	bench/monitoring.sh
 
+.PHONY: mutate
+mutate: unit-package ## break lines of what hosts get: which breaks no unit test notices; with ON=hosts what the scenarios notice
+	nice tests/mutate.py --on $(or $(ON),here)
+
 .PHONY: soak
 soak: setup app/.venv/.done ## the long runs: a cluster's life, changed values, clouds, disasters, each test on each release, chaos
 	molecule test -s lifecycle
@@ -182,9 +186,11 @@ soak: setup app/.venv/.done ## the long runs: a cluster's life, changed values, 
 	molecule test -s cloud
 	molecule test -s ha
 	molecule test -s disaster
+	molecule test -s canary
 	ONE_HOST= molecule/run.sh
 	SINGLE_SECONDS=600 molecule test -s single
 	SSH_DEATHS=every molecule test -s ssh
+	@$(MAKE) --no-print-directory mutate
 	@sandbox/bootstrap.sh packages nodejs redis-tools
 	cd app && .venv/bin/python -m pytest -m soak
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every Molecule scenario but the long ones (`lifecycle`, `change`, `cloud`, `ha`, `disaster`), which belong to `make soak`, several at a
+# Runs every Molecule scenario but the long ones (`lifecycle`, `change`, `cloud`, `ha`, `disaster`, `canary`), which belong to `make soak`, several at a
 # time: a scenario mostly waits for its hosts, and each has hosts of its own. LANES says how many; default: three for two processors.
 # Output goes to .cache/molecule/SCENARIO.log; that of a scenario that failed is shown. Each runs once: what fails now and then
 # fails. A test that is for several hosts runs on one of them, in turn; with ONE_HOST= in the environment on each, as `molecule test` does.
@@ -26,7 +26,7 @@ mapfile -t scenarios < <(
             [ ! -e "molecule/$scenario" ] || echo "$scenario"
         done
         find molecule -mindepth 2 -maxdepth 2 -name molecule.yml -printf '%h\n' | sed 's,molecule/,,' | sort
-    } | awk '$0 != "lifecycle" && $0 != "change" && $0 != "cloud" && $0 != "ha" && $0 != "disaster" && !seen[$0]++'
+    } | awk '$0 != "lifecycle" && $0 != "change" && $0 != "cloud" && $0 != "ha" && $0 != "disaster" && $0 != "canary" && !seen[$0]++'
 )
 
 rm -f "$logs"/{results,*.log}

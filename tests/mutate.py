@@ -4,8 +4,8 @@
 Each mutant is judged by the unit tests that open its file, the narrowest first: those that open the fewest others.
 Which tests open which files is measured by running them once, and kept until a test changes. One that none of them
 notices has to stand in ``tests/mutants.yml``, with the scenario that notices it on hosts, or with the reason why
-nothing does; else the exit status is 1, as it is for an entry that is of no use any more. ``--on hosts`` breaks those of
-the scenarios instead, some for each, and runs the scenario.
+nothing does; else the exit status is 1, as it is for an entry that is of no use any more. ``--on hosts`` breaks those
+of the scenarios instead, some for each, and runs the scenario.
 
 Of each file and each way to break it so many are taken, always the same ones as long as their lines stay.
 """

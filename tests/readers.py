@@ -13,11 +13,13 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / ".cache/programs"
 LIBRARIES = [FOLDER / place / f"{os.uname().machine}-linux-gnu" for place in ("usr/lib", "lib")]
-#: The programs find each other, their libraries and their modules of Python; promtool would wait for a disk at each of its tests.
+MEMORY = Path("/dev/shm")  # noqa: S108  # temporary files get names of their own
+#: The programs find each other, their libraries and their modules of Python.
 ENVIRONMENT = os.environ | {
     "PATH": f"{FOLDER}/usr/sbin:{FOLDER}/usr/bin:{FOLDER}/sbin:{os.environ['PATH']}:/usr/sbin:/sbin",
     "LD_LIBRARY_PATH": ":".join(map(str, LIBRARIES)),
-    "TMPDIR": "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir(),
+    # promtool would wait for a disk at each of its tests.
+    "TMPDIR": str(MEMORY) if MEMORY.is_dir() else tempfile.gettempdir(),
     "PYTHONPATH": str(FOLDER / "usr/lib/python3/dist-packages"),
 }
 #: Accounts that the packages would have made.
@@ -62,6 +64,8 @@ def read_apart(folder: Path, script: str, *programs: str) -> str:
     passwd = folder / "passwd"
     passwd.write_text(Path("/etc/passwd").read_text("utf-8") + ACCOUNTS, "utf-8")
     prepared = f"set -e\nmount --bind {shlex.quote(str(passwd))} /etc/passwd\nmount -t tmpfs run /run\n{script}"
-    done = subprocess.run([*unshare, "sh", "-c", prepared], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    done = subprocess.run(
+        [*unshare, "sh", "-c", prepared], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -166,7 +166,10 @@ def test_what_is_measured(tmp_path: Path) -> None:
     ("peers", "cluster"),
     [
         ({}, "--cluster.listen-address="),
-        ({"mon1": "10.0.0.1", "mon2": "fd00::2"}, "--cluster.listen-address=10.0.0.1:9094 --cluster.peer=[fd00::2]:9094"),
+        (
+            {"mon1": "10.0.0.1", "mon2": "fd00::2"},
+            "--cluster.listen-address=10.0.0.1:9094 --cluster.peer=[fd00::2]:9094",
+        ),
     ],
 )
 def test_they_listen_to_nobody_but_each_other(peers: dict[str, str], cluster: str) -> None:

@@ -17,6 +17,7 @@ SERVICES = [
 ]
 PINGS = "destination-unreachable, echo-request, time-exceeded, parameter-problem"
 PINGS6 = "destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request"
+NEIGHBOURS = "nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
 LISTENERS = "mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report"
 
 
@@ -42,7 +43,7 @@ def test_what_comes_in(tmp_path: Path) -> None:
         "ct state vmap { invalid : drop, established : accept, related : accept }",
         f"icmp type {{ {PINGS} }} limit rate 50/second accept",
         f"icmpv6 type {{ {PINGS6} }} limit rate 50/second accept",
-        "icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } ip6 hoplimit 255 accept",
+        f"icmpv6 type {{ {NEIGHBOURS} }} ip6 hoplimit 255 accept",
         f"ip6 saddr fe80::/10 icmpv6 type {{ {LISTENERS} }} accept "
         'comment "or a switch that listens in forgets this host"',
         'ip6 saddr fe80::/10 udp dport 546 accept comment "DHCPv6 client"',

@@ -17,7 +17,7 @@ NOBODY = ["127.0.0.0/8", "::1"]
 #: Lines of Nginx's log, and the address that is to be blamed for a refused callback; None: nobody.
 LINES = {
     '192.0.2.7 - - [28/Nov/2026:10:00:00 +0000] "POST /api/dingtalk/callback HTTP/1.1" 401 12 "-" "x"': "192.0.2.7",
-    '2001:db8::7 - - [28/Nov/2026:10:00:00 +0000] "POST /api/feishu/callback?a=1 HTTP/2.0" 401 12 "-" "x"': "2001:db8::7",
+    '2001:db8::7 - - [28/Nov/2026:10:00:00 +0000] "POST /api/feishu/callback?a HTTP/2.0" 401 1 "-" "x"': "2001:db8::7",
     '192.0.2.7 - - [28/Nov/2026:10:00:00 +0000] "POST /api/dingtalk/callback HTTP/1.1" 200 12 "-" "x"': None,
     '192.0.2.7 - - [28/Nov/2026:10:00:00 +0000] "GET /api/dingtalk/callback HTTP/1.1" 401 12 "-" "x"': None,
     '192.0.2.7 - - [28/Nov/2026:10:00:00 +0000] "POST /api/alerts HTTP/1.1" 401 12 "-" "x"': None,

@@ -68,7 +68,8 @@ class Balancer:
     def __init__(self, folder: Path, nodes: list[Nodes], **variables: Any) -> None:
         self.http, self.https, self.status = free_port(), free_port(), free_port()
         members = [
-            {"name": f"app{number}", "address": "127.0.0.1", "port": node.server_port} for number, node in enumerate(nodes)
+            {"name": f"app{number}", "address": "127.0.0.1", "port": node.server_port}
+            for number, node in enumerate(nodes)
         ]
         given: dict[str, Any] = {
             "inventory_hostname": "lb1",
@@ -114,7 +115,14 @@ class Balancer:
         raise AssertionError((self.logs / "error.log").read_text("utf-8"))
 
     def ask(
-        self, path: str, method: str = "GET", *, secure: bool = False, port: int = 0, body: bytes | None = None, **headers: str
+        self,
+        path: str,
+        method: str = "GET",
+        *,
+        secure: bool = False,
+        port: int = 0,
+        body: bytes | None = None,
+        **headers: str,
     ) -> tuple[int, dict[str, str], bytes]:
         """Send a request; return status, headers and body."""
         context = ssl.create_default_context()
@@ -124,7 +132,9 @@ class Balancer:
             if secure
             else http.client.HTTPConnection("127.0.0.1", port or self.http, timeout=20)
         )
-        connection.request(method, path, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(
+            method, path, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
         response = connection.getresponse()
         return response.status, dict(response.getheaders()), response.read()
 
@@ -233,9 +243,13 @@ def test_the_certificate_is_served_with_modern_tls_only(balance: Any) -> None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with socket.create_connection(("127.0.0.1", balancer.https)) as raw, context.wrap_socket(raw) as tls:
         assert tls.version() == "TLSv1.3"
-    options = "ssl_protocols ssl_ciphers ssl_prefer_server_ciphers ssl_session_cache ssl_session_timeout ssl_session_tickets"
+    options = (
+        "ssl_protocols ssl_ciphers ssl_prefer_server_ciphers ssl_session_cache ssl_session_timeout ssl_session_tickets"
+    )
     text = balancer.configuration.read_text("utf-8")
-    found = dict(line.strip().rstrip(";").split(" ", 1) for line in text.splitlines() if line.strip().startswith("ssl_"))
+    found = dict(
+        line.strip().rstrip(";").split(" ", 1) for line in text.splitlines() if line.strip().startswith("ssl_")
+    )
     assert set(found) == set(options.split())
     assert found["ssl_protocols"] == "TLSv1.2 TLSv1.3"
     assert all(cipher.startswith("ECDHE-") for cipher in found["ssl_ciphers"].split(":"))
@@ -261,8 +275,14 @@ def test_limits_of_connections_fit_each_other() -> None:
 
 
 def test_names_are_proven_over_http() -> None:
-    given = {"inventory_hostname": "lb1", "loadbalancer_members": [], "__loadbalancer_inet6": {"stat": {"exists": True}}}
-    text = render("loadbalancer", "conf.d/clawdbot.conf", loadbalancer_tls="acme", loadbalancer_domain="bot.test", **given)
+    given = {
+        "inventory_hostname": "lb1",
+        "loadbalancer_members": [],
+        "__loadbalancer_inet6": {"stat": {"exists": True}},
+    }
+    text = render(
+        "loadbalancer", "conf.d/clawdbot.conf", loadbalancer_tls="acme", loadbalancer_domain="bot.test", **given
+    )
     challenge = "location ^~ /.well-known/acme-challenge/ {\n        root /var/www/acme;\n"
     # For the name itself, and for others, which may be former ones whose renewal is under way.
     assert text.count(challenge) == 2

@@ -94,7 +94,10 @@ def start(tmp_path: Path) -> Iterator[Any]:
     ("variables", "meant"),
     [
         ({}, ALONE),
-        ({"redis_appendfsync": "everysec", "redis_maxmemory": "1gb"}, {"appendfsync": "everysec", "maxmemory": "1073741824"}),
+        (
+            {"redis_appendfsync": "everysec", "redis_maxmemory": "1gb"},
+            {"appendfsync": "everysec", "maxmemory": "1073741824"},
+        ),
         ({"redis_servers": SERVERS, "redis_own_address": "10.0.0.1"}, SEVERAL | {"masterauth": "secret"}),
     ],
 )
@@ -149,9 +152,13 @@ def test_the_other_site_comes_by_tls_with_a_certificate() -> None:
         ),
     ],
 )
-def test_what_the_programs_are_told(tmp_path: Path, name: str, variables: dict[str, Any], meant: dict[str, str]) -> None:
+def test_what_the_programs_are_told(
+    tmp_path: Path, name: str, variables: dict[str, Any], meant: dict[str, str]
+) -> None:
     file = tmp_path / name
     file.write_text(render("redis", name, **variables), "utf-8")
-    said = subprocess.run(["sh", "-c", f"set -a; . {file}; env"], env={}, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        ["sh", "-c", f"set -a; . {file}; env"], env={}, capture_output=True, text=True, check=True
+    ).stdout
     found = dict(line.partition("=")[::2] for line in said.splitlines())
     assert {name: found.get(name) for name in meant} == meant

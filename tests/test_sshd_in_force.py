@@ -47,8 +47,10 @@ SESSION = {
     "fingerprinthash": "SHA256",
     "banner": "/etc/issue.net",
 }
-#: Without what ssh-audit calls weak: SHA-1, CBC, encrypt-and-MAC, curves of NIST, exchanges that a later quantum computer breaks.
-KEY_TYPES = "ssh-ed25519,ssh-ed25519-cert-v01@openssh.com,sk-ssh-ed25519@openssh.com,sk-ssh-ed25519-cert-v01@openssh.com"
+#: Without what ssh-audit calls weak, and without key exchanges that a later quantum computer breaks.
+KEY_TYPES = (
+    "ssh-ed25519,ssh-ed25519-cert-v01@openssh.com,sk-ssh-ed25519@openssh.com,sk-ssh-ed25519-cert-v01@openssh.com"
+)
 ALGORITHMS = {
     "hostkeyalgorithms": "ssh-ed25519,rsa-sha2-512,rsa-sha2-256",
     "pubkeyacceptedalgorithms": f"{KEY_TYPES},sk-ecdsa-sha2-nistp256@openssh.com,rsa-sha2-512,rsa-sha2-256",

@@ -35,11 +35,20 @@ STEPS = {
     "connect": {("Connect", "Make the hosts ready for packages"): "nobody knows on which port a host answers"},
     "harden": {("Prepare", "Harden"): "packages of the firewall come from sources that are not there yet"},
     "app": {
-        ("Lay the release beside the running one", "Back up before a node changes"): "nobody knows whether a node changes",
-        ("Back up before a node changes", "Bring the nodes up to date in turn"): "a node changes before there is a copy",
+        (
+            "Lay the release beside the running one",
+            "Back up before a node changes",
+        ): "nobody knows whether a node changes",
+        (
+            "Back up before a node changes",
+            "Bring the nodes up to date in turn",
+        ): "a node changes before there is a copy",
     },
     "leave": {
-        ("Look what hosts are to lose", "Look what hosts are to lose that are in no group any more"): "nobody knows them yet",
+        (
+            "Look what hosts are to lose",
+            "Look what hosts are to lose that are in no group any more",
+        ): "nobody knows them yet",
         ("Look what hosts are to lose", "Leave"): "a Redis that holds messages is found when nodes have left already",
         ("Leave", "Remove what is not wanted any more"): "a node is removed that the balancers still send requests to",
     },

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-SCENARIOS = ("change", "cloud", "lifecycle", "nginx", "redis", "site")
+SCENARIOS = ("canary", "change", "cloud", "lifecycle", "nginx", "redis", "site")
 # Stands in for Molecule: notes its calls; `redis` fails the first time it is tested and would pass the second time.
 MOLECULE = """#!/bin/sh
 echo "$*" >> calls

@@ -17,18 +17,43 @@ ROOT = Path(__file__).resolve().parents[1]
 SERVERS = {"r1": "10.0.0.1", "r2": "10.0.0.2"}
 #: Each service with what is not shut off, and need not be.
 #: They talk to the network and to local sockets, and lie in the host's file system.
-OPEN = set("RootDirectoryOrRootImage PrivateMounts PrivateNetwork DeviceAllow IPAddressDeny".split()) | {
+OPEN = {"RootDirectoryOrRootImage", "PrivateMounts", "PrivateNetwork", "DeviceAllow", "IPAddressDeny"} | {
     f"RestrictAddressFamilies_{family}" for family in ("AF_UNIX", "AF_INET_INET6")
 }
 #: It reads what is others'.
-READS = {"UserOrDynamicUser", "CapabilityBoundingSet_CAP_DAC_FOWNER_IPC_OWNER", "ProtectHome", "PrivateUsers", "SystemCallFilter_resources"}
+READS = {
+    "UserOrDynamicUser",
+    "CapabilityBoundingSet_CAP_DAC_FOWNER_IPC_OWNER",
+    "ProtectHome",
+    "PrivateUsers",
+    "SystemCallFilter_resources",
+}
 #: Debian's own unit of Redis, which Sentinel's is like, filters no system calls.
 LIKE_REDIS = {
-    *(f"SystemCallFilter_{calls}" for calls in "clock cpu_emulation debug module mount obsolete privileged".split()),
-    *(f"SystemCallFilter_{calls}" for calls in "raw_io reboot resources swap".split()),
-    *(f"RestrictNamespaces_{kind}" for kind in "user pid net uts mnt cgroup ipc".split()),
-    *"RemoveIPC ProtectClock ProtectKernelLogs ProtectKernelModules SystemCallArchitectures MemoryDenyWriteExecute".split(),
-    *"RestrictSUIDSGID ProtectHostname LockPersonality RestrictRealtime ProtectProc ProcSubset PrivateUsers UMask".split(),
+    *(
+        f"SystemCallFilter_{calls}"
+        for calls in ("clock", "cpu_emulation", "debug", "module", "mount", "obsolete", "privileged")
+    ),
+    *(f"SystemCallFilter_{calls}" for calls in ("raw_io", "reboot", "resources", "swap")),
+    *(f"RestrictNamespaces_{kind}" for kind in ("user", "pid", "net", "uts", "mnt", "cgroup", "ipc")),
+    *(
+        "RemoveIPC",
+        "ProtectClock",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "SystemCallArchitectures",
+        "MemoryDenyWriteExecute",
+    ),
+    *(
+        "RestrictSUIDSGID",
+        "ProtectHostname",
+        "LockPersonality",
+        "RestrictRealtime",
+        "ProtectProc",
+        "ProcSubset",
+        "PrivateUsers",
+        "UMask",
+    ),
 }
 SANDBOXES = {
     "clawdbot clawdbot.service": OPEN,
@@ -58,12 +83,17 @@ BOT = {
     "SystemCallFilter": ["@system-service", "~@privileged @resources"],
 }
 SPOOL = {"StateDirectory": "clawdbot-spool", "StateDirectoryMode": "0700"}
+REDIS, RUN = "/usr/bin/redis-server", "--supervised systemd --daemonize no"
 NETWORK = "network-online.target"
 PATIENT = {"Restart": "always", "RestartSec": "500ms"}
 #: What each unit says besides, by section.
 LIVES: dict[str, dict[str, dict[str, Any]]] = {
     "clawdbot clawdbot.service": {
-        "Unit": {"Requires": "clawdbot.socket", "After": f"clawdbot.socket {NETWORK} rsyslog.service", "Wants": NETWORK},
+        "Unit": {
+            "Requires": "clawdbot.socket",
+            "After": f"clawdbot.socket {NETWORK} rsyslog.service",
+            "Wants": NETWORK,
+        },
         "Service": BOT
         | SPOOL
         | {
@@ -142,7 +172,7 @@ LIVES: dict[str, dict[str, dict[str, Any]]] = {
             "StateDirectory": "clawdbot-sentinel",
             "StateDirectoryMode": "0750",
             "ExecStartPre": "+/usr/local/sbin/clawdbot-sentinel-start",
-            "ExecStart": "/usr/bin/redis-server /var/lib/clawdbot-sentinel/sentinel.conf --sentinel --supervised systemd --daemonize no",
+            "ExecStart": f"{REDIS} /var/lib/clawdbot-sentinel/sentinel.conf --sentinel {RUN}",
             "CapabilityBoundingSet": "",
         },
         "Install": {"WantedBy": "multi-user.target"},
@@ -156,7 +186,7 @@ LIVES: dict[str, dict[str, dict[str, Any]]] = {
             "ExecStartPre": "+/usr/local/sbin/clawdbot-redis-adopt /var/lib/redis",
             "ExecStart": [
                 "",
-                "/usr/bin/redis-server /etc/redis/redis.conf --include /etc/redis/clawdbot.conf --supervised systemd --daemonize no",
+                f"{REDIS} /etc/redis/redis.conf --include /etc/redis/clawdbot.conf {RUN}",
             ],
         },
     },
@@ -171,8 +201,12 @@ LIVES: dict[str, dict[str, dict[str, Any]]] = {
     "nginx unit.conf": {
         "Unit": {"StartLimitIntervalSec": "0"},
         "Service": PATIENT
-        | dict.fromkeys("NoNewPrivileges PrivateDevices PrivateTmp ProtectControlGroups ProtectHome".split(), "true")
-        | dict.fromkeys("ProtectKernelModules ProtectKernelTunables RestrictNamespaces RestrictSUIDSGID".split(), "true")
+        | dict.fromkeys(
+            ("NoNewPrivileges", "PrivateDevices", "PrivateTmp", "ProtectControlGroups", "ProtectHome"), "true"
+        )
+        | dict.fromkeys(
+            ("ProtectKernelModules", "ProtectKernelTunables", "RestrictNamespaces", "RestrictSUIDSGID"), "true"
+        )
         | {"ProtectSystem": "full", "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX"},
     },
     "keepalived unit.conf": {
@@ -208,7 +242,9 @@ def parsed(said: str) -> dict[str, dict[str, Any]]:
         elif "=" in line and not line.startswith("#"):
             option, _, value = line.partition("=")
             before = found[section].get(option)
-            found[section][option] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
+            found[section][option] = (
+                value if before is None else [*(before if isinstance(before, list) else [before]), value]
+            )
     return found
 
 
@@ -260,7 +296,11 @@ def test_a_container_goes_with_its_service(service: str) -> None:
     assert "clawdbot:r1" in options
     assert "MODEL_API_KEY" in options
     if service == "clawdbot":
-        assert (said["NotifyAccess"], said["RuntimeDirectory"], said["RuntimeDirectoryMode"]) == ("all", "clawdbot-listener", "0750")
+        assert (said["NotifyAccess"], said["RuntimeDirectory"], said["RuntimeDirectoryMode"]) == (
+            "all",
+            "clawdbot-listener",
+            "0750",
+        )
         mount = "type=bind,src=/run/clawdbot-listener,dst=/run/clawdbot-listener,readonly"
         assert mount in options
         assert "CLAWDBOT_LISTENER=/run/clawdbot-listener/socket" in options
