@@ -24,7 +24,7 @@ app/.venv/.done: app/requirements-dev.txt sandbox/bootstrap.sh
 	@touch $@
 
 # What reads the roles' templates on hosts; no service of theirs runs here.
-READERS := fail2ban keepalived logrotate nftables nginx openssh-server prometheus prometheus-alertmanager redis-tools
+READERS := fail2ban keepalived logrotate nftables nginx openssh-server prometheus prometheus-alertmanager redis-tools rsyslog
 .cache/programs/.done: sandbox/bootstrap.sh
 	@sandbox/bootstrap.sh unpack .cache/programs $(READERS)
 	@touch $@
@@ -176,7 +176,7 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 	bench/monitoring.sh
 
 .PHONY: mutate
-mutate: unit-package ## break lines of what hosts get: which breaks no unit test notices; with ON=hosts what the scenarios notice
+mutate: unit-package ## break lines of what hosts get: which of the breaks no unit test notices, or with ON=hosts no scenario
 	nice tests/mutate.py --on $(or $(ON),here)
 
 .PHONY: soak
