@@ -72,6 +72,7 @@ class Tracer:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """A test runs."""
         self.now = item.nodeid
+        self.opened[self.now] = set()
         self.note.write_text("", "utf-8")
         result = yield
         for line in self.note.read_text("utf-8").splitlines():

@@ -2,7 +2,7 @@
 """Breaks one line at a time of what the hosts get, and says which breaks no test notices.
 
 Each mutant is judged by the unit tests that open its file, the narrowest first: those that open the fewest others.
-Which tests open which files is measured by running them once, and kept until a test changes. One that none of them
+Which tests open which files is measured by running them once, and kept until they change. One that none of them
 notices has to stand in ``tests/mutants.yml``, with the scenario that notices it on hosts, or with the reason why
 nothing does; else the exit status is 1, as it is for an entry that is of no use any more. ``--on hosts`` breaks those
 of the scenarios instead, some for each, and runs the scenario.
@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +125,9 @@ def mutants(root: Path, each: int) -> list[Mutant]:
 class Court:
     """A copy of the repository in which mutants are judged."""
 
-    def __init__(self, root: Path, tests: Sequence[str] = ("tests",)) -> None:
+    def __init__(self, root: Path, tests: Sequence[str] = ()) -> None:
         self.root = root
-        self.tests = tests
+        self.tests = tests or sorted(path.relative_to(root).as_posix() for path in root.glob("tests/test_*.py"))
         self.servers: dict[str, subprocess.Popen[str]] = {}
         self.opened: dict[str, list[str]] | None = None
 
@@ -171,31 +171,36 @@ class Court:
         answer: dict[str, Any] = json.loads(server.stdout.readline())
         return answer
 
-    def measure(self) -> dict[str, list[str]]:
-        """The tests that open each file, the narrowest first, as many as the budget allows."""
-        said = self.ask("", self.tests, 3600, trace=True)
-        if said["failed"]:
-            raise SystemExit("the tests fail as it is")
-        opened = {test: set(files) for test, files in said["opened"].items()}
-        judges: dict[str, list[str]] = {}
-        for test in sorted(said["seconds"], key=lambda test: len(opened.get(test, ()))):
-            for file in opened.get(test, set()) | opened.get(test.split("::")[0], set()):
-                judges.setdefault(file, []).append(test)
-        for file, tests in judges.items():
-            left = float(BUDGET)
-            judges[file] = [test for test in tests if (left := left - said["seconds"][test]) > 0]
-        return judges
+    def measured(self, module: str) -> dict[str, Any]:
+        """What each test of a module takes and opens; kept until the module or what tests share has changed."""
+        shared = [path for path in sorted(self.root.glob("tests/*.py")) if not path.name.startswith("test_")]
+        state = hashlib.sha256(b"".join(path.read_bytes() for path in (self.root / module, *shared))).hexdigest()
+        kept = self.root / f".cache/mutate/{Path(module).stem}-{state[:16]}.json"
+        if not kept.exists():
+            said = self.ask("", [module], 1800, trace=True)
+            if said["failed"]:
+                raise SystemExit(f"{module} fails as it is")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(said), "utf-8")
+        found: dict[str, Any] = json.loads(kept.read_text("utf-8"))
+        return found
 
     def judges(self) -> dict[str, list[str]]:
-        """What ``measure`` says; of all tests it is kept as long as they stay the same."""
+        """The tests that open each file, the narrowest first, as many as the budget allows."""
         if self.opened is None:
-            state = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(self.root.glob("tests/*.py"))))
-            kept = self.root / f".cache/judges-{state.hexdigest()[:16]}-{'-'.join(self.tests).replace('/', '.')}.json"
-            if not kept.exists():
-                judges = self.measure()
-                kept.parent.mkdir(exist_ok=True)
-                kept.write_text(json.dumps(judges), "utf-8")
-            self.opened = json.loads(kept.read_text("utf-8"))
+            seconds: dict[str, float] = {}
+            opened: dict[str, set[str]] = {}
+            for module in self.tests:
+                said = self.measured(module)
+                seconds |= said["seconds"]
+                opened |= {test: {*files, *said["opened"].get(module, [])} for test, files in said["opened"].items()}
+            self.opened = {}
+            left: defaultdict[str, float] = defaultdict(lambda: float(BUDGET))
+            for test in sorted(seconds, key=lambda test: (len(opened[test]), seconds[test])):
+                for file in opened[test]:
+                    left[file] -= seconds[test]
+                    if left[file] > 0:
+                        self.opened.setdefault(file, []).append(test)
         return self.opened
 
     def notices(self, mutant: Mutant) -> bool:
@@ -267,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--each", type=int, default=1, help="how many of each file and way; with --on hosts, scenario")
     parser.add_argument("--sample", type=int, help="every so manieth of those only, to see that it works")
     parser.add_argument("--only", default="", help="those that have this in their names")
-    parser.add_argument("--tests", nargs="+", default=["tests"], help="judge by these tests; all by default")
+    parser.add_argument("--tests", nargs="+", default=(), help="judge by these files of tests; all by default")
     parser.add_argument("--on", choices=["hosts", "here"], default="here", help="where mutants are judged")
     parser.add_argument("--verbose", action="store_true", help="say what becomes of each")
     options = parser.parse_args(arguments)

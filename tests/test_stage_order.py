@@ -130,5 +130,15 @@ def test_no_step_comes_before_what_it_needs(playbook: Path) -> None:
             assert found.index(before) < last, why
 
 
+@pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda path: path.name)
+def test_other_runs_are_kept_out_from_beginning_to_end(playbook: Path) -> None:
+    """``connect`` takes the lock, ``end`` frees it."""
+    found = steps(playbook)
+    if "end" in found:
+        assert found[0] == "preflight"
+        assert [step for step in found[found.index("end") + 1 :] if not step.startswith("Say ")] == []
+        assert [step for step in found[1 : found.index("connect")] if not step.startswith("Check ")] == []
+
+
 def test_the_front_door_has_every_stage() -> None:
     assert set(steps(ROOT / "site.yml")) == {stage for pair in STAGES for stage in pair}
