@@ -3,7 +3,7 @@
 
 Started in the folder of the tests with the environment's Python, it reads a request in each line and answers in one,
 both JSON. ``{"tests": [...], "seconds": 60}`` runs those until one fails: ``{"failed": true}``. With ``"trace": true``
-it runs all of them and says what each test took and which files it opened:
+it runs all of them and says how many seconds of a processor each test took and which files it opened:
 ``{"failed": false, "seconds": {test: s}, "opened": {test: [path]}}``; the paths are below the folder, and what a module
 opened while it was imported stands under the module's own path.
 """
@@ -45,7 +45,7 @@ class Tracer:
         self.root = f"{root}/"
         self.note = folder / "note"
         self.opened: defaultdict[str, set[str]] = defaultdict(set)
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = {}
         self.now = ""
         (folder / "sitecustomize.py").write_text(SPY, "utf-8")
         os.environ |= {"PYTHONPATH": str(folder), "JUDGE_NOTE": str(self.note)}
@@ -74,14 +74,12 @@ class Tracer:
         self.now = item.nodeid
         self.opened[self.now] = set()
         self.note.write_text("", "utf-8")
+        before = sum(os.times()[:4])
         result = yield
+        self.seconds[item.nodeid] = sum(os.times()[:4]) - before
         for line in self.note.read_text("utf-8").splitlines():
             self._open(line)
         return result
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A part of a test has ended."""
-        self.seconds[report.nodeid] += report.duration
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:

@@ -47,8 +47,10 @@ QUEUE = ("queue", "sent", "limits", "cards", "sites", "tokens", "usage")
 #: Words that mean the opposite of each other.
 OPPOSITE = {"true": "false", "yes": "no", "on": "off", "accept": "drop", "allow": "deny", "always": "everysec"}
 OPPOSITE |= {other: word for word, other in OPPOSITE.items()}
-#: Seconds that the tests of one mutant may take together, as they were measured; what is slower is left to hosts.
+#: Seconds of a processor that the tests of one mutant may take together; what takes more is left to hosts.
 BUDGET = 20
+#: Seconds after which they hang, which is noticed as well.
+PATIENCE = 900
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class Court:
             return False
         (self.copy / mutant.file).write_text(mutant.text, "utf-8")
         try:
-            return bool(self.ask(part, tests, BUDGET * 10)["failed"])
+            return bool(self.ask(part, tests, PATIENCE)["failed"])
         finally:
             shutil.copy2(self.root / mutant.file, self.copy / mutant.file)
 
