@@ -176,7 +176,7 @@ bench-monitoring: setup ## processor and memory that monitoring takes on a host 
 	bench/monitoring.sh
 
 .PHONY: mutate
-mutate: unit-package ## break lines of what hosts get: which of the breaks no unit test notices, or with ON=hosts no scenario
+mutate: .venv/.done app/.venv/.done .cache/programs/.done ## break lines of what hosts get: which of the breaks no unit test notices, or with ON=hosts no scenario
 	nice tests/mutate.py --on $(or $(ON),here)
 
 .PHONY: soak
@@ -190,7 +190,6 @@ soak: setup app/.venv/.done ## the long runs: a cluster's life, changed values, 
 	ONE_HOST= molecule/run.sh
 	SINGLE_SECONDS=600 molecule test -s single
 	SSH_DEATHS=every molecule test -s ssh
-	@$(MAKE) --no-print-directory mutate
 	@sandbox/bootstrap.sh packages nodejs redis-tools
 	cd app && .venv/bin/python -m pytest -m soak
 
