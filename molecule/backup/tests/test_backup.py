@@ -23,6 +23,8 @@ SSH_OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o Lo
 METRICS = "/var/lib/prometheus/node-exporter"
 METRIC = f"{METRICS}/clawdbot-backup.prom"
 KEYS = 2000
+STORE = AnsibleRunner(INVENTORY).get_variables("backup-store")["ansible_host"]
+RECOVERY_POINT_SECONDS = 16 * 60
 PROGRAM = "/usr/local/sbin/clawdbot-backup"
 SETTINGS = "/etc/clawdbot-backup/settings"
 
@@ -42,9 +44,7 @@ def backup(host: Host, arguments: str, setting: str = "") -> tuple[int, str]:
         command = f"{PROGRAM} {arguments}"
         if setting:
             copy = f"cp {SETTINGS} /run/settings && printf '%s\\n' {shlex.quote(setting)} >> /run/settings"
-            command = (
-                f"{copy} && sed s,{SETTINGS},/run/settings, {PROGRAM} > /run/program && bash /run/program {arguments}"
-            )
+            command = f"{copy} && sed s,{SETTINGS},/run/settings, {PROGRAM} > /run/program && timeout 60 bash /run/program {arguments}"
         done = host.run(command)
     return done.rc, done.stdout + done.stderr
 
@@ -74,13 +74,29 @@ def told(host: Host, name: str) -> dict[str, float]:
     return {key.removeprefix("clawdbot_backup_"): float(value) for key, value in (line.split() for line in lines)}
 
 
-def test_data_is_copied_all_day(host: Host) -> None:
+def seconds(host: Host, unit: str, name: str) -> float:
+    """A property of a unit that is a time: since the start of the machine, or a length."""
+    value = host.check_output("systemctl show --property %s --value %s", name, unit)
+    # Those of services are numbers, those of timers are for people.
+    said = host.check_output("systemd-analyze timespan %s", f"{value}us" if value.isdigit() else value)
+    return int(said.split("s: ")[1].split()[0]) / 1e6
+
+
+def test_data_is_copied_all_day_so_that_no_more_than_sixteen_minutes_are_lost(host: Host) -> None:
+    timer, service = "clawdbot-backup@often.timer", "clawdbot-backup@often.service"
     with host.sudo():
-        assert host.service("clawdbot-backup@often.timer").is_running
-        host.check_output("systemctl start clawdbot-backup@often")
+        assert host.service(timer).is_running
+        begun = time.time()
+        host.check_output("systemctl start %s", service)
+        started, ended = (seconds(host, service, f"ExecMain{each}TimestampMonotonic") for each in ("Start", "Exit"))
+        # Until then the data of this copy is the newest, if the host is lost in the last moment of the next one.
+        next_start = seconds(host, timer, "NextElapseUSecMonotonic") + seconds(host, timer, "AccuracyUSec")
+        assert next_start - started + (ended - started) < RECOVERY_POINT_SECONDS
+        # A restart does not make it longer.
+        assert "OnActiveUSec=10s" in host.check_output("systemctl show --property TimersMonotonic %s", timer)
     said = told(host, "-often")
     assert said["interval_seconds"] == 900
-    assert 0 <= time.time() - said["last_copy_timestamp_seconds"] < 60
+    assert -1 < said["last_copy_timestamp_seconds"] - begun < 60
     assert told(host, "")["bytes"] > 0
 
 
@@ -135,6 +151,80 @@ def test_a_full_store_harms_nothing_and_is_used_again_when_it_has_room(host: Hos
             host.check_output("umount /run/store && rmdir /run/store && rm /root/much")
 
 
+def test_a_store_that_cannot_be_reached_is_told_and_harms_nothing(host: Host) -> None:
+    unit = "clawdbot-backup@often"
+    before = told(host, "-often")
+    with host.sudo():
+        host.check_output("ip route add unreachable %s", STORE)
+        try:
+            assert host.run("systemctl start %s", unit).rc != 0
+            # ServiceFailed looks at this, BackupBehind at the age of the copy.
+            assert host.check_output("systemctl show --property ActiveState --value %s", unit) == "failed"
+            said = host.check_output("journalctl --unit %s --output=cat --no-pager --lines=20", unit)
+            assert re.search("cannot be used. restic says: .*No route to host", said, re.DOTALL), said
+            assert told(host, "-often") == before
+            assert redis(host, "ping") == "PONG"
+        finally:
+            host.check_output("ip route del unreachable %s", STORE)
+        host.check_output("systemctl start %s", unit)
+    assert told(host, "-often") != before
+
+
+# Stands between ssh and the store: so many bytes a second each way, and none any more after so many.
+NARROW = """
+import os, socket, sys, threading, time
+rate, most = int(sys.argv[2]), int(sys.argv[3])
+store = socket.create_connection((sys.argv[1], 22)).fileno()
+def carry(source, target, left=most):
+    while data := os.read(source, 1024):
+        time.sleep(len(data) / rate)
+        left -= len(data)
+        if left < 0:
+            time.sleep(3600)
+        os.write(target, data)
+threading.Thread(target=carry, args=(0, store), daemon=True).start()
+carry(store, 1)
+"""
+
+
+def narrow(host: Host, rate: int, most: int = 1 << 30) -> str:
+    """The setting with which a host reaches the store that way, and copies 300 kB more."""
+    with host.sudo():
+        host.check_output("printf %%s %s >/run/narrow.py", NARROW)
+        host.check_output("echo ProxyCommand python3 /run/narrow.py %s >/run/narrow", f"{STORE} {rate} {most}")
+        host.check_output("head -c 300000 /dev/urandom >/run/much")
+    return 'sftp="ssh -F /run/narrow ${sftp#ssh }"; paths+=(/run/much)'
+
+
+def test_a_slow_store_makes_copies_late_and_nothing_else(host: Host) -> None:
+    setting = narrow(host, rate=60_000)
+    password = (EPHEMERAL / "redis").read_text().strip()
+    with host.sudo():
+        # They take three seconds if each is answered at once.
+        pings = "timeout 5 redis-cli -r 60 -i 0.05 ping"
+        unit = "systemd-run --quiet --unit=pings --property=StandardOutput=truncate:/run/pings"
+        host.check_output(f"{unit} --setenv=REDISCLI_AUTH=%s {pings}", password)
+    begun = time.time()
+    status, said = backup(host, "often", setting)
+    took = time.time() - begun
+    assert status == 0, said
+    assert took > 5, "the store was not slow, so this shows nothing"
+    assert host.check_output("cat /run/pings").split() == ["PONG"] * 60
+    # BackupBehind counts from when the data was taken.
+    assert time.time() - told(host, "-often")["last_copy_timestamp_seconds"] > took - 2
+
+
+def test_a_store_that_falls_silent_is_given_up(host: Host) -> None:
+    before = told(host, "-often")
+    # After three times 15 seconds in production.
+    patience = "sftp=${sftp/ServerAliveInterval=15/ServerAliveInterval=1}"
+    begun = time.monotonic()
+    status, said = backup(host, "often", f"{patience}; {narrow(host, rate=10_000_000, most=100_000)}")
+    assert status != 0, said
+    assert time.monotonic() - begun < 30
+    assert told(host, "-often") == before
+
+
 def test_the_lock_of_a_copy_that_was_killed_stops_nobody(host: Host) -> None:
     with host.sudo():
         restic = f'set -a; . {SETTINGS}; exec restic --quiet ${{sftp:+-o "sftp.command=$sftp"}}'
@@ -177,13 +267,12 @@ def test_a_new_password_takes_the_place_of_the_former_ones(host: Host) -> None:
 
 
 def test_root_of_a_host_deletes_nothing_in_a_store_that_only_takes(host: Host) -> None:
-    store = AnsibleRunner(INVENTORY).get_variables("backup-store")["ansible_host"]
-    setting = f"prune=; sftp=; RESTIC_REPOSITORY=rest:http://{store}:8000/{short(host)}"
+    setting = f"prune=; sftp=; RESTIC_REPOSITORY=rest:http://{STORE}:8000/{short(host)}"
     for command in ("init", "run"):
         status, said = backup(host, command, setting)
         assert status == 0, said
     with host.sudo():
-        restic = f". {SETTINGS}; RESTIC_REPOSITORY=rest:http://{store}:8000/{short(host)} restic --quiet "
+        restic = f". {SETTINGS}; RESTIC_REPOSITORY=rest:http://{STORE}:8000/{short(host)} restic --quiet "
         copies = host.check_output("bash -c %s", restic + "snapshots --json")
         assert len(json.loads(copies)) == 1
         assert host.run("bash -c %s", restic + "forget --prune --keep-last=1 latest").rc != 0
@@ -243,7 +332,6 @@ def said_by(name: str) -> Path:
 def restore(name: str, address: str, inventory: Path) -> subprocess.Popen[bytes]:
     """Begins to restore what was backed up as ``name`` onto the host at ``address``, which has its own name or that."""
     (inventory / "group_vars").symlink_to(ROOT / "molecule/backup/group_vars")
-    store = AnsibleRunner(INVENTORY).get_variables("backup-store")["ansible_host"]
     hosts = {
         "debian12": {"backup-debian12": {"ansible_host": address}},
         "debian13": {"backup-fresh13": {"ansible_host": address, "backup_of": "backup-debian13"}},
@@ -254,7 +342,7 @@ def restore(name: str, address: str, inventory: Path) -> subprocess.Popen[bytes]
         "ansible_private_key_file": str(KEY),
         "ansible_ssh_common_args": SSH_OPTIONS,
     }
-    groups = {"redis": members, "clawdbot": members, "store": {"hosts": {"backup-store": {"ansible_host": store}}}}
+    groups = {"redis": members, "clawdbot": members, "store": {"hosts": {"backup-store": {"ansible_host": STORE}}}}
     (inventory / "hosts.json").write_text(json.dumps({"all": {"vars": login, "children": groups}}))
     with said_by(name).open("wb") as said:
         return subprocess.Popen(

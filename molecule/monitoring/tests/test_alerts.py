@@ -257,18 +257,18 @@ CASES = [
     Case(
         "BackupBehind",
         {
-            'clawdbot_backup_last_copy_timestamp_seconds{instance="app1"}': "-3601x60",
+            'clawdbot_backup_last_copy_timestamp_seconds{instance="app1"}': "-1801x60",
             'clawdbot_backup_interval_seconds{instance="app1"}': "900x60",
         },
         [
             {
-                'clawdbot_backup_last_copy_timestamp_seconds{instance="app1"}': f"{(1 + WATCHED) * 60 - 3600}x60",
+                'clawdbot_backup_last_copy_timestamp_seconds{instance="app1"}': f"{(5 + WATCHED) * 60 - 1800}x60",
                 'clawdbot_backup_interval_seconds{instance="app1"}': "900x60",
             }
         ],
         APP1,
-        "4 times the interval",
-        steps=1,
+        "2.3 times the interval",
+        steps=5,
     ),
     Case(
         "BackupShrunk",
