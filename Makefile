@@ -161,6 +161,11 @@ bench-balance: .venv/.done ## the bot direct and through Nginx; rendering for 50
 bench-size: .venv/.done ## 10, 100 and 1 000 hosts that do not exist: what they ask of the controller
 	bench/size.py
 
+.PHONY: bench-backup
+bench-backup: app/.venv/.done ## what copies of Redis every 15 minutes cost: bytes, processor, memory
+	@sandbox/bootstrap.sh packages redis-tools restic
+	app/.venv/bin/python bench/backup.py
+
 .PHONY: bench-hardening
 bench-hardening: setup ## a stock host beside a bot host of the sandbox: Lynis, ssh-audit, systemd-analyze
 	bench/hardening.sh

@@ -43,8 +43,9 @@ def backup(host: Host, arguments: str, setting: str = "") -> tuple[int, str]:
     with host.sudo():
         command = f"{PROGRAM} {arguments}"
         if setting:
-            copy = f"cp {SETTINGS} /run/settings && printf '%s\\n' {shlex.quote(setting)} >> /run/settings"
-            command = f"{copy} && sed s,{SETTINGS},/run/settings, {PROGRAM} > /run/program && timeout 60 bash /run/program {arguments}"
+            settings = f"cp {SETTINGS} /run/settings && printf '%s\\n' {shlex.quote(setting)} >> /run/settings"
+            program = f"sed s,{SETTINGS},/run/settings, {PROGRAM} > /run/program"
+            command = f"{settings} && {program} && timeout 60 bash /run/program {arguments}"
         done = host.run(command)
     return done.rc, done.stdout + done.stderr
 
