@@ -45,7 +45,7 @@ def backup(host: Host, arguments: str, setting: str = "") -> tuple[int, str]:
         if setting:
             settings = f"cp {SETTINGS} /run/settings && printf '%s\\n' {shlex.quote(setting)} >> /run/settings"
             program = f"sed s,{SETTINGS},/run/settings, {PROGRAM} > /run/program"
-            command = f"{settings} && {program} && timeout 60 bash /run/program {arguments}"
+            command = f"{settings} && {program} && timeout 120 bash /run/program {arguments}"
         done = host.run(command)
     return done.rc, done.stdout + done.stderr
 
@@ -202,7 +202,7 @@ def test_a_slow_store_makes_copies_late_and_nothing_else(host: Host) -> None:
     password = (EPHEMERAL / "redis").read_text().strip()
     with host.sudo():
         # They take three seconds if each is answered at once.
-        pings = "timeout 5 redis-cli -r 60 -i 0.05 ping"
+        pings = "timeout 10 redis-cli -r 60 -i 0.05 ping"
         unit = "systemd-run --quiet --unit=pings --property=StandardOutput=truncate:/run/pings"
         host.check_output(f"{unit} --setenv=REDISCLI_AUTH=%s {pings}", password)
     begun = time.time()
@@ -222,7 +222,7 @@ def test_a_store_that_falls_silent_is_given_up(host: Host) -> None:
     begun = time.monotonic()
     status, said = backup(host, "often", f"{patience}; {narrow(host, rate=10_000_000, most=100_000)}")
     assert status != 0, said
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
     assert told(host, "-often") == before
 
 
