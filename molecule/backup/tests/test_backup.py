@@ -152,80 +152,6 @@ def test_a_full_store_harms_nothing_and_is_used_again_when_it_has_room(host: Hos
             host.check_output("umount /run/store && rmdir /run/store && rm /root/much")
 
 
-def test_a_store_that_cannot_be_reached_is_told_and_harms_nothing(host: Host) -> None:
-    unit = "clawdbot-backup@often"
-    before = told(host, "-often")
-    with host.sudo():
-        host.check_output("ip route add unreachable %s", STORE)
-        try:
-            assert host.run("systemctl start %s", unit).rc != 0
-            # ServiceFailed looks at this, BackupBehind at the age of the copy.
-            assert host.check_output("systemctl show --property ActiveState --value %s", unit) == "failed"
-            said = host.check_output("journalctl --unit %s --output=cat --no-pager --lines=20", unit)
-            assert re.search("cannot be used. restic says: .*No route to host", said, re.DOTALL), said
-            assert told(host, "-often") == before
-            assert redis(host, "ping") == "PONG"
-        finally:
-            host.check_output("ip route del unreachable %s", STORE)
-        host.check_output("systemctl start %s", unit)
-    assert told(host, "-often") != before
-
-
-# Stands between ssh and the store: so many bytes a second each way, and none any more after so many.
-NARROW = """
-import os, socket, sys, threading, time
-rate, most = int(sys.argv[2]), int(sys.argv[3])
-store = socket.create_connection((sys.argv[1], 22)).fileno()
-def carry(source, target, left=most):
-    while data := os.read(source, 1024):
-        time.sleep(len(data) / rate)
-        left -= len(data)
-        if left < 0:
-            time.sleep(3600)
-        os.write(target, data)
-threading.Thread(target=carry, args=(0, store), daemon=True).start()
-carry(store, 1)
-"""
-
-
-def narrow(host: Host, rate: int, most: int = 1 << 30) -> str:
-    """The setting with which a host reaches the store that way, and copies 300 kB more."""
-    with host.sudo():
-        host.check_output("printf %%s %s >/run/narrow.py", NARROW)
-        host.check_output("echo ProxyCommand python3 /run/narrow.py %s >/run/narrow", f"{STORE} {rate} {most}")
-        host.check_output("head -c 300000 /dev/urandom >/run/much")
-    return 'sftp="ssh -F /run/narrow ${sftp#ssh }"; paths+=(/run/much)'
-
-
-def test_a_slow_store_makes_copies_late_and_nothing_else(host: Host) -> None:
-    setting = narrow(host, rate=60_000)
-    password = (EPHEMERAL / "redis").read_text().strip()
-    with host.sudo():
-        # They take three seconds if each is answered at once.
-        pings = "timeout 10 redis-cli -r 60 -i 0.05 ping"
-        unit = "systemd-run --quiet --unit=pings --property=StandardOutput=truncate:/run/pings"
-        host.check_output(f"{unit} --setenv=REDISCLI_AUTH=%s {pings}", password)
-    begun = time.time()
-    status, said = backup(host, "often", setting)
-    took = time.time() - begun
-    assert status == 0, said
-    assert took > 5, "the store was not slow, so this shows nothing"
-    assert host.check_output("cat /run/pings").split() == ["PONG"] * 60
-    # BackupBehind counts from when the data was taken.
-    assert time.time() - told(host, "-often")["last_copy_timestamp_seconds"] > took - 2
-
-
-def test_a_store_that_falls_silent_is_given_up(host: Host) -> None:
-    before = told(host, "-often")
-    # After three times 15 seconds in production.
-    patience = "sftp=${sftp/ServerAliveInterval=15/ServerAliveInterval=1}"
-    begun = time.monotonic()
-    status, said = backup(host, "often", f"{patience}; {narrow(host, rate=10_000_000, most=100_000)}")
-    assert status != 0, said
-    assert time.monotonic() - begun < 60
-    assert told(host, "-often") == before
-
-
 def test_the_lock_of_a_copy_that_was_killed_stops_nobody(host: Host) -> None:
     with host.sudo():
         restic = f'set -a; . {SETTINGS}; exec restic --quiet ${{sftp:+-o "sftp.command=$sftp"}}'
@@ -281,6 +207,81 @@ def test_root_of_a_host_deletes_nothing_in_a_store_that_only_takes(host: Host) -
         assert host.check_output("bash -c %s", restic + "snapshots --json") == copies
     status, said = backup(host, "often", setting)
     assert status == 0, said
+
+
+def test_a_store_that_cannot_be_reached_is_told_and_harms_nothing(host: Host) -> None:
+    unit = "clawdbot-backup@often"
+    before = told(host, "-often")
+    with host.sudo():
+        host.check_output("ip route add unreachable %s", STORE)
+        try:
+            assert host.run("systemctl start %s", unit).rc != 0
+            # ServiceFailed looks at this, BackupBehind at the age of the copy.
+            assert host.check_output("systemctl show --property ActiveState --value %s", unit) == "failed"
+            said = host.check_output("journalctl --unit %s --output=cat --no-pager --lines=20", unit)
+            assert re.search("cannot be used. restic says: .*No route to host", said, re.DOTALL), said
+            assert told(host, "-often") == before
+            assert redis(host, "ping") == "PONG"
+        finally:
+            host.check_output("ip route del unreachable %s", STORE)
+        host.check_output("systemctl start %s", unit)
+    assert told(host, "-often") != before
+
+
+# Stands between ssh and the store: so many bytes a second each way, and none any more after so many.
+NARROW = """
+import os, socket, sys, threading, time
+rate, most = int(sys.argv[2]), int(sys.argv[3])
+store = socket.create_connection((sys.argv[1], 22))
+def carry(source, target, left=most):
+    while data := os.read(source, 1024):
+        time.sleep(len(data) / rate)
+        left -= len(data)
+        if left < 0:
+            time.sleep(3600)
+        os.write(target, data)
+threading.Thread(target=carry, args=(0, store.fileno()), daemon=True).start()
+carry(store.fileno(), 1)
+"""
+
+
+def narrow(host: Host, rate: int, most: int = 1 << 30) -> str:
+    """The setting with which a host reaches the store that way, and copies 300 kB more."""
+    with host.sudo():
+        host.check_output("printf %%s %s >/run/narrow.py", NARROW)
+        host.check_output("echo ProxyCommand python3 /run/narrow.py %s >/run/narrow", f"{STORE} {rate} {most}")
+        host.check_output("head -c 300000 /dev/urandom >/run/much")
+    return 'sftp="ssh -F /run/narrow ${sftp#ssh }"; paths+=(/run/much)'
+
+
+def test_a_slow_store_makes_copies_late_and_nothing_else(host: Host) -> None:
+    setting = narrow(host, rate=60_000)
+    password = (EPHEMERAL / "redis").read_text().strip()
+    with host.sudo():
+        # They take three seconds if each is answered at once.
+        pings = "timeout 10 redis-cli -r 60 -i 0.05 ping"
+        unit = "systemd-run --quiet --unit=pings --property=StandardOutput=truncate:/run/pings"
+        host.check_output(f"{unit} --setenv=REDISCLI_AUTH=%s {pings}", password)
+    begun = time.time()
+    status, said = backup(host, "often", setting)
+    took = time.time() - begun
+    assert status == 0, said
+    assert took > 5, "the store was not slow, so this shows nothing"
+    assert host.check_output("cat /run/pings").split() == ["PONG"] * 60
+    # BackupBehind counts from when the data was taken.
+    assert time.time() - told(host, "-often")["last_copy_timestamp_seconds"] > took - 2
+
+
+def test_a_store_that_falls_silent_is_given_up(host: Host) -> None:
+    before = told(host, "-often")
+    # After three times 15 seconds in production.
+    patience = "sftp=${sftp/ServerAliveInterval=15/ServerAliveInterval=1}"
+    begun = time.monotonic()
+    status, said = backup(host, "often", f"{patience}; {narrow(host, rate=10_000_000, most=100_000)}")
+    assert status != 0
+    assert "not responding" in said
+    assert time.monotonic() - begun < 60
+    assert told(host, "-often") == before
 
 
 def test_the_password_is_for_root_alone(host: Host) -> None:
