@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -92,6 +93,40 @@ def test_a_release_that_is_never_ready_goes_back(site: Installation, server: Hos
         said = site.refuse("playbooks/deploy.yml", application(tmp_path, "8.0.2", NEVER_READY))
     assert "release 8.0.2" in said
     assert site.releases("bot1") == first
+
+
+def test_redis_is_away_while_all_else_dies(
+    site: Installation, server: Host, table: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """Callbacks wait on the disk and are answered afterwards in order; ``kill -9`` and a power cut harm none."""
+    away = "/etc/systemd/system/redis-server.service.d/away.conf"
+    seconds = min(SECONDS, 300)
+
+    def redis(present: bool) -> None:
+        # It has to stay away when the server starts.
+        settle = f"rm {away}" if present else f"printf '[Unit]\\nConditionPathExists=/nonexistent\\n' >{away}"
+        does = "start" if present else "stop"
+        server.check_output("sudo sh -ec %s", f"{settle}; systemctl daemon-reload; systemctl {does} redis-server")
+
+    with site.load(forgiving=True) as killed:
+        redis(present=False)
+        for unit in ("clawdbot", "clawdbot-worker"):
+            time.sleep(seconds / 3)
+            server.check_output(f"sudo systemctl kill --signal=KILL {unit}.service")
+        time.sleep(seconds / 3)
+        redis(present=True)
+    table.append((f"Redis away for {seconds:.0f} s; web and worker killed", killed))
+    with site.load(forgiving=True) as cut:
+        redis(present=False)
+        time.sleep(seconds / 3)
+        site.start("bot1")
+        time.sleep(seconds / 3)
+        redis(present=True)
+    table.append((f"Redis away for {2 * seconds / 3:.0f} s; power lost meanwhile", cut))
+    for said in (killed, cut):
+        assert (said["lost"], said["answered_twice"], said["out_of_order"]) == (0, 0, 0), said["summary"]
+    # Whom the process was just answering when it died.
+    assert killed["failed_requests"] <= 2, killed["summary"]
 
 
 def test_messages_come_over_connections_as_well(site: Installation, server: Host) -> None:
