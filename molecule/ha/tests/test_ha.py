@@ -327,6 +327,18 @@ def test_all_reboot_in_turn(site: Installation, fault: Callable[..., Any]) -> No
     assert not repeated(said), said["summary"]
 
 
+def test_all_get_the_next_release_of_debian(site: Installation, fault: Callable[..., Any]) -> None:
+    """An older Redis cannot read what a newer one sends, so the one that leads comes last."""
+    for name in SERVERS:
+        site.reboots_like_a_machine(name)
+    with fault("all three upgraded to Debian 13 in turn by playbooks/upgrade_release.yml") as said:
+        site.play("playbooks/upgrade_release.yml")
+        eventually(whole)
+    assert {inside(name, "cut -d. -f1 /etc/debian_version") for name in SERVERS} == {"13"}
+    assert said["failed_requests"] == 0, said["summary"]
+    assert not repeated(said), said["summary"]
+
+
 @pytest.mark.parametrize("part", range(max(1, RANDOM_SECONDS // LOAD_SECONDS)))
 def test_faults_at_random(
     site: Installation, fault: Callable[..., Any], capsys: pytest.CaptureFixture[str], part: int
