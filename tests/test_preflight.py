@@ -499,6 +499,17 @@ def test_files_that_ansible_does_not_read_are_refused(preflight: Run, tmp_path: 
     assert "3 thing(s)" in done.stdout
 
 
+def test_a_rotation_that_was_interrupted_is_mentioned(preflight: Run) -> None:
+    done = preflight(GOOD_HOSTS, f"{GOOD_VARS}site_rotated: {{site_redis_password: fedcba98765432100123}}\n")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = " ".join(done.stderr.split())
+    assert (
+        "the former values of site_redis_password are not proven dead yet; run playbooks/rotate_secrets.yml again"
+        in said
+    )
+    assert "fedcba98" not in done.stdout + done.stderr
+
+
 def test_groups_with_nearly_our_names_are_mentioned(preflight: Run, tmp_path: Path) -> None:
     (tmp_path / "group_vars/balancers").mkdir(parents=True)
     (tmp_path / "group_vars/balancers/balancers.yml").write_text("docker_users: []\nloadbalancer_tls: none\n", "utf-8")

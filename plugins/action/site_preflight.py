@@ -861,6 +861,10 @@ class Preflight:
             for name, option in self.specs.get(role, {}).items():
                 if option.get("required") and not variables.get(name):
                     self.missing(name, f"is missing; {option['description']}")
+        if begun := variables.get("site_rotated"):
+            names = ", ".join(begun)
+            cure = f"the former values of {names} are not proven dead yet; run playbooks/rotate_secrets.yml again"
+            self.mention("site_rotated", cure, host)
         for name in ("site_redis_password", "site_backup_password"):
             if 0 < len(text(variables, name)) < PASSWORD_LENGTH:
                 self.add(name, f"is shorter than {PASSWORD_LENGTH} characters; try: openssl rand -hex 24", host)
