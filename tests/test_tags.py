@@ -12,11 +12,12 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 ROLES = sorted(path.parent.parent.name for path in ROOT.glob("roles/*/tasks/main.yml"))
 PARTS = ("install", "configure", "verify")
-# Parts of these roles that belong to other roles' work: a node's turn, a host that leaves, the first login.
+# Parts of these roles that belong to other work: a node's turn, a host that leaves, data that moves, the first login.
 OTHERS = {
     "member.yml",
     "drained.yml",
     "leave.yml",
+    "move.yml",
     "absent.yml",
     "no_dashboard.yml",
     "helpers.yml",

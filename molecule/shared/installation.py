@@ -25,6 +25,8 @@ TWICE = 0.8
 # Each user stays below the bot's limit of 60 messages a minute.
 CONVERSATIONS = 100
 LONGEST_LOAD = LONGEST_RUN = 1800
+# Seconds for the last answers: what has waited for Redis comes at the pace that the platforms allow.
+SETTLE = 300
 MEMBERS = "/etc/nginx/clawdbot_members.conf"
 # What makes a version of the application that starts and is never ready, see `application`.
 NEVER_READY = '\napp.view_functions["ready"] = lambda: ("not yet", 503)\n'
@@ -153,7 +155,7 @@ class Installation:
                 *["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"],
                 f"{host['ansible_user']}@{host['ansible_host']}",
                 "sudo systemd-run --quiet --collect --pipe --wait --unit=load --working-directory=/opt/simulator"
-                f" python3 -m clawdbot_simulator load --config config.json --settle 90 --duration {LONGEST_LOAD}"
+                f" python3 -m clawdbot_simulator load --config config.json --settle {SETTLE} --duration {LONGEST_LOAD}"
                 f" --rate {RATE} --duplicates {TWICE} --conversations {CONVERSATIONS}"
                 + ("" if connected else f" --callback-base http://{front}"),
             ],
@@ -169,7 +171,7 @@ class Installation:
             time.sleep(1)
         finally:
             self.on(self.outside).run("sudo systemctl kill --signal=TERM load.service")
-            said, complaint = run.communicate(timeout=300)
+            said, complaint = run.communicate(timeout=SETTLE + 60)
         report |= json.loads(said) | {"summary": complaint.strip()}
         assert report["ok"] or forgiving, complaint
 
