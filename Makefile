@@ -135,7 +135,7 @@ molecule: setup app/.venv/.done ## every Molecule scenario but the long ones, or
 	$(if $(ROLE),molecule test -s $(ROLE),@molecule/run.sh)
 
 .PHONY: screenshots
-screenshots: setup chat-screenshots ## the pictures in docs/images, of the dashboard and of answers that grow, by Debian's Chromium
+screenshots: setup chat-screenshots # the pictures in docs/images, of the dashboard and of answers that grow, by Debian's Chromium
 	SCREENSHOTS=$(CURDIR)/docs/images molecule test -s monitoring
 
 .PHONY: chat-screenshots
