@@ -179,7 +179,7 @@ class Installation:
         """Names of those that get requests."""
         lines = self.on(self.balancer).check_output(f"sudo cat {MEMBERS}").splitlines()
         serving = (line for line in lines if line.startswith("server ") and " down;" not in line)
-        return [line.split("# " + self.prefix)[1] for line in serving]
+        return list(dict.fromkeys(line.split("# " + self.prefix)[1] for line in serving))
 
     def kill(self, name: str) -> None:
         """Takes a host away, as the others see it. It keeps its address, which a host of another scenario might get."""

@@ -241,6 +241,27 @@ def test_frozen_node_costs_no_callback(balancer: str, nodes: dict[str, Host]) ->
             app.check_output("systemctl kill --signal=CONT backend")
 
 
+def test_nodes_that_were_all_slow_for_a_moment_are_asked_again(balancer: str, nodes: dict[str, Host]) -> None:
+    """Each is taken for dead after two callbacks that took too long; a bot that waits for its disk is not dead."""
+    statuses: list[int] = []
+
+    def send() -> None:
+        statuses.append(ask(balancer, CALLBACK, "POST", body=b"x").status)
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    freeze = "for signal in STOP CONT; do systemctl kill --signal=$signal backend; sleep 3; done"
+    for node in nodes.values():
+        with node.sudo():
+            node.check_output("systemd-run --quiet --collect sh -c %s", freeze)
+    time.sleep(0.3)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    send()
+    assert statuses == [200] * 5
+
+
 def test_other_posts_are_not_repeated(balancer: str, nodes: dict[str, Host]) -> None:
     """Only callbacks are deduplicated by the bot."""
     app = nodes["loadbalancer-app1"]

@@ -44,19 +44,20 @@ def in_flight(address: str, port: str) -> int:
 def switch(name: str, state: str, drain: float) -> int:
     """Does what the command line asks for; returns the exit status."""
     lines = MEMBERS.read_text().splitlines()
-    members = {match["name"]: (index, match) for index, line in enumerate(lines) if (match := LINE.fullmatch(line))}
-    if name not in members:
+    members = [(index, match) for index, line in enumerate(lines) if (match := LINE.fullmatch(line))]
+    own = [(index, match) for index, match in members if match["name"] == name]
+    if not own:
         print(f"unknown: {name} is no member here")
         return 0
-    index, member = members[name]
-    others = [other for other, (_, match) in members.items() if other != name and not match["down"]]
-    if state == "down" and not member["down"]:
-        if not others:
-            print(f"kept: {name} is the only member in service")
-            return 0
-        lines[index] = f"{member[1]} down; # {name} drained"
-    elif state == "up" and member["drained"]:
-        lines[index] = f"{member[1]}; # {name}"
+    member = own[0][1]
+    if state == "down" and all(match["down"] for _, match in members if match["name"] != name) and not member["down"]:
+        print(f"kept: {name} is the only member in service")
+        return 0
+    for index, match in own:
+        if state == "down" and not match["down"]:
+            lines[index] = f"{match[1]} down; # {name} drained"
+        elif state == "up" and match["drained"]:
+            lines[index] = f"{match[1]}; # {name}"
     new = MEMBERS.with_suffix(".new")
     new.write_text("\n".join(lines) + "\n")
     new.rename(MEMBERS)
