@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,28 +18,6 @@ CONSOLE = {"clawdbot_dingtalk_token", "clawdbot_dingtalk_aes_key", "clawdbot_fei
 OURS = {"site_redis_password", "site_alerts_token", "site_dashboard_password", "site_backup_password", *CONSOLE}
 
 Run = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def inventory(root: Path, tmp_path: Path) -> Path:
-    """A copy of the inventory of one server."""
-    copy = tmp_path / "mine"
-    shutil.copytree(root / "inventories/single", copy, ignore=shutil.ignore_patterns("secrets.yml"))
-    return copy
-
-
-@pytest.fixture
-def secrets(inventory: Path) -> Path:
-    """Its file of secrets."""
-    return inventory / "group_vars/all/secrets.yml"
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> dict[str, str]:
-    """An environment with a vault password."""
-    password = tmp_path / "password"
-    password.write_text("correct horse\n", "utf-8")
-    return {"ANSIBLE_VAULT_PASSWORD_FILE": str(password)}
 
 
 @pytest.fixture

@@ -30,20 +30,6 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def inventory(root: Path, tmp_path: Path) -> Path:
-    """A copy of the inventory of one server."""
-    copy = tmp_path / "my servers"
-    shutil.copytree(root / "inventories/single", copy, ignore=shutil.ignore_patterns("secrets.yml"))
-    return copy
-
-
-@pytest.fixture
-def secrets(inventory: Path) -> Path:
-    """Its file of secrets, which is not there yet."""
-    return inventory / "group_vars/all/secrets.yml"
-
-
-@pytest.fixture
 def run(root: Path, inventory: Path) -> Run:
     """Runs the playbook; returns what it says."""
 
@@ -56,14 +42,6 @@ def run(root: Path, inventory: Path) -> Run:
         return done.stdout + done.stderr
 
     return play
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> dict[str, str]:
-    """An environment with a vault password."""
-    password = tmp_path / "password"
-    password.write_text("correct horse\n", "utf-8")
-    return {"ANSIBLE_VAULT_PASSWORD_FILE": str(password)}
 
 
 def view(secrets: Path, vault: dict[str, str]) -> str:

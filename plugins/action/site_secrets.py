@@ -226,13 +226,13 @@ class File:
             self.key = (label, password)
         self.text = content.decode()
 
-    def read(self, loader: type[yaml.SafeLoader], text: str | None = None) -> dict[str, Any]:
-        """What it holds, or would with this text.
+    def read(self, loader: type[yaml.SafeLoader]) -> dict[str, Any]:
+        """What it holds.
 
         Raises:
             AnsibleActionFail: it holds no variables. The error says where, and shows nothing.
         """
-        reader = loader(self.text if text is None else text)
+        reader = loader(self.text)
         if isinstance(reader, _Values):
             reader.vault = self._vault
         try:
